@@ -1,0 +1,1 @@
+"""An SSH server that opens shells in running containers and keeps an encrypted record."""

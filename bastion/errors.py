@@ -1,0 +1,104 @@
+"""One tree of everything that can go wrong, and what the user is told and sees as exit status.
+
+BastionError                    255   the bastion failed
+├── ConfigurationError            1   a file, a key home or a folder is not as it must be; nothing was started
+├── NoSuchTarget                251   no stack, service or container of that name is running
+├── Refused                     252   policy says no
+├── SessionEnded                253   ended by an administrator, a limit or a timer
+│   └── LimitReached            253   too many sessions at once
+├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
+└── RuntimeFailed               255   the engine or the container failed
+    ├── RuntimeUnreachable      255   the engine does not answer
+    ├── ContainerEnded          255   the container stopped, was removed or is paused
+    ├── NoShell                 255   the container has no shell to run the request with
+    └── ConnectionLost          255   the stream to the container broke before it said how the program ended
+"""
+
+from typing import ClassVar
+
+
+class BastionError(Exception):
+    """Carries the one line the user sees, the next that says what to do, and the exit status.
+
+    `public` and `hint` are shown to whoever asked; `detail` goes to the log only.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 255
+
+    def __init__(self, public: str, hint: str = "", *, detail: str = "") -> None:
+        super().__init__(public)
+        self.public = public
+        self.hint = hint
+        self.detail = detail
+
+
+class ConfigurationError(BastionError):
+    """A file, a key home or a folder is not as it must be; nothing was started."""
+
+    code = "configuration"
+    exit_status = 1
+
+
+class NoSuchTarget(BastionError):
+    """No stack, service or container of that name is running."""
+
+    code = "no-such-target"
+    exit_status = 251
+
+
+class Refused(BastionError):
+    """Policy says no."""
+
+    code = "refused"
+    exit_status = 252
+
+
+class SessionEnded(BastionError):
+    """An administrator, a limit or a timer ended the session."""
+
+    code = "ended"
+    exit_status = 253
+
+
+class LimitReached(SessionEnded):
+    """Too many sessions at once."""
+
+    code = "limit"
+
+
+class RecordingFailed(BastionError):
+    """The transcript cannot be written, and the session does not go on without it."""
+
+    code = "recording"
+    exit_status = 254
+
+
+class RuntimeFailed(BastionError):
+    """The engine or the container failed."""
+
+    code = "runtime"
+
+
+class RuntimeUnreachable(RuntimeFailed):
+    """The engine does not answer."""
+
+    code = "unreachable"
+
+
+class ContainerEnded(RuntimeFailed):
+    """The container stopped, was removed or is paused."""
+
+    code = "container-ended"
+
+
+class NoShell(RuntimeFailed):
+    """The container has no shell to run the request with."""
+
+    code = "no-shell"
+
+
+class ConnectionLost(RuntimeFailed):
+    """The stream to the container broke before it said how the program ended."""
+
+    code = "connection-lost"

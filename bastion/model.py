@@ -1,0 +1,157 @@
+"""The words everything else is said in: who asks, for what, where it runs, and what flows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+STDIN: Final = 0
+STDOUT: Final = 1
+STDERR: Final = 2
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Bytes on one stream: 0 what the client typed or piped in, 1 standard output, 2 standard error."""
+
+    stream: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Eof:
+    """The client will send nothing more; the program's standard input ends here (RFC 4254 §5.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The terminal's new size in characters (RFC 4254 §6.7)."""
+
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal for the program, by its name without SIG (RFC 4254 §6.9)."""
+
+    name: str
+
+
+Event = Data | Eof | Resize | Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the program ended: its status 0…255, and the signal's name only where the runtime says one ended it."""
+
+    status: int
+    signal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a user wrote in `service[.N][+container]@stack`, taken apart.
+
+    `service` is as written, a trailing `.N` included: only a look-up can tell a replica from a name with a dot in it.
+    """
+
+    service: str
+    container: str | None = None
+    stack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """What a pty-req asked for (RFC 4254 §6.2): TERM, and the size in characters."""
+
+    term: str
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is at the other end: set once, from the key whose signature verified.
+
+    The last five fields are the bounds that the key's own line in the key home puts on it.
+    """
+
+    user: str
+    key_fingerprint: str
+    client_address: str
+    key_stack: str | None = None
+    key_service: str | None = None
+    may_pty: bool = True
+    may_forward: bool = True
+    permit_open: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One channel start: a shell, a command or a subsystem, asked of one name. Its uid becomes the session's."""
+
+    uid: str
+    name: Name
+    kind: Literal["shell", "exec", "subsystem"]
+    command: str | None = None
+    terminal: Terminal | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One running container, bound by its id: a container recreated under the same name is another target.
+
+    `hazards` says in words why entering it would be entering the host ("is privileged", …). `user` and `shell` are what
+    the configuration chose for it; None leaves the choice to the container.
+    """
+
+    runtime: str
+    stack: str
+    service: str
+    container_id: str
+    container_name: str
+    image: str = ""
+    image_digest: str = ""
+    namespace: str | None = None
+    deployment_name: str | None = None
+    pod_name: str | None = None
+    hazards: tuple[str, ...] = ()
+    user: str | None = None
+    shell: str | None = None
+
+
+State = Literal["creating", "provisioning", "active", "terminated"]
+
+
+def now() -> datetime:
+    """Return the present, in UTC."""
+    return datetime.now(UTC)
+
+
+class Session(BaseModel):
+    """One connection to a container of a service, in the words of Cloud 66's Session and ours (design: what it is)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uid: str
+    title: str
+    service_name: str
+    namespace: str | None
+    command: str | None
+    deployment_name: str | None
+    pod_name: str | None
+    container_name: str | None
+    stack: str
+    user: str
+    state: State
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    exit_status: int | None = None
+    reason: str | None = None
+    client_address: str
+    key_fingerprint: str
+    node: str

@@ -1,0 +1,88 @@
+"""The port to whatever runs containers: find one, run a program in it, get its events, leave nothing behind.
+
+Contract, proved by tests/runtimes over every adapter:
+
+- Leaving the `exec` context ends the process and its children, `setsid` ones included, within a bounded time.
+- `Eof` sent is a half-close: the program's stdin ends, its output still arrives.
+- Iteration ends when the output is drained; only then is `wait()` believed.
+- Sending to a program that stopped reading, or has ended, is no error.
+- Order is kept. A status nobody knows is an error and never 0.
+- A slow reader slows the container and does not fill our memory: at most 1 MiB is held per exec.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from bastion.model import Event, Exit, Request, Target
+
+
+class Exec(Protocol):
+    """A program running in a container."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Give the output in order, as `Data` of stream 1 or 2, until all of it has been read.
+
+        Raises:
+            RuntimeFailed: the stream broke, or the container ended under it.
+        """
+        ...
+
+    async def send(self, event: Event) -> None:
+        """Deliver input, its end, a new terminal size or a signal; wait while the program does not read."""
+        ...
+
+    async def wait(self) -> Exit:
+        """Return how the program ended; call it after the output is drained.
+
+        Raises:
+            ContainerEnded: the container ended under the program and no status is known.
+            ConnectionLost: nobody knows how the program ended.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """A Docker Engine, a Kubernetes cluster, or the demo's local processes."""
+
+    name: str
+
+    async def services(self) -> list[tuple[str, str]]:
+        """List (stack, service) of everything that runs, sorted, without duplicates.
+
+        Raises:
+            RuntimeUnreachable: the engine does not answer.
+        """
+        ...
+
+    async def find(self, stack: str, service: str) -> list[Target]:
+        """List the running containers of a service, or the one container of the stack with exactly that name.
+
+        Sorted by name, so that the first is replica 1. Empty when there is none.
+
+        Raises:
+            RuntimeUnreachable: the engine does not answer.
+        """
+        ...
+
+    def exec(self, target: Target, request: Request) -> AbstractAsyncContextManager[Exec]:
+        """Run the request's shell or command; leaving the context ends it with all it started.
+
+        Raises:
+            RuntimeUnreachable: the engine does not answer.
+            ContainerEnded: the container is gone, stopped or paused.
+            NoShell: there is no shell in the container.
+        """
+        ...
+
+    async def ping(self) -> str:
+        """Return one line that names the engine and its version.
+
+        Raises:
+            RuntimeUnreachable: the engine does not answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection to the engine."""
+        ...
