@@ -1,0 +1,214 @@
+"""One TOML file, and the environment over it, become frozen models; what is unknown or wrong is named by its path."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bastion.errors import ConfigurationError
+
+SEARCH_PATH = (Path("bastion.toml"), Path("/etc/bastion/bastion.toml"))
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _quantity(units: dict[str, float], word: str) -> Callable[[object], object]:
+    pattern = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})")
+
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        match = pattern.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"is no {word}; write a number and one of {', '.join(units)}")
+        return float(match[1]) * units[match[2]]
+
+    return read
+
+
+Seconds = Annotated[float, BeforeValidator(_quantity(_UNITS, "time"), json_schema_input_type=str), Field(ge=0)]
+Bytes = Annotated[int, BeforeValidator(_quantity(_SIZES, "size"), json_schema_input_type=str), Field(ge=0)]
+Words = tuple[Annotated[str, Field(min_length=1)], ...]
+Permission = Literal["shell", "exec", "files:read", "files:write", "forward", "agent"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SshSettings(_Section):
+    """The SSH face: where it listens and what it bears from a client."""
+
+    listen: Words = ("127.0.0.1:2222",)
+    login_grace: Seconds = 30
+    max_startups: int = Field(default=100, ge=1, description="connections that have not logged in yet")
+    max_startups_per_source: int = Field(default=10, ge=1)
+    max_channels: int = Field(default=10, ge=1, description="sessions on one connection")
+    keepalive: Seconds = 30
+    notice: bool = True
+
+
+class KeysSettings(_Section):
+    """The key home: host/, users/, auditors/, revoked and signing/ lie in it."""
+
+    home: Path = Path("keys")
+
+
+class SessionsSettings(_Section):
+    """How many sessions at a time, and how long."""
+
+    per_service: int = Field(default=15, ge=1)
+    per_user: int = Field(default=30, ge=1)
+
+
+class AuditSettings(_Section):
+    """Where transcripts go, who can read them, and how much of what is kept."""
+
+    directory: Path = Path("transcripts")
+    recipients: Words = ()
+    input: Literal["all", "no-tty", "none"] = "no-tty"
+    stream_limit: Bytes = 64 * 2**20
+
+
+class ApiSettings(_Section):
+    """The HTTP API."""
+
+    listen: str = "unix:/run/bastion/api.sock"
+
+    @field_validator("listen")
+    @classmethod
+    def _unix_only(cls, value: str) -> str:
+        if not value.startswith("unix:/"):
+            raise ValueError("must be unix:/PATH")
+        return value
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket's path."""
+        return Path(self.listen.removeprefix("unix:"))
+
+
+class DockerSettings(_Section):
+    """The Docker Engine: unix:///PATH or tcp://HOST:PORT."""
+
+    host: str = "unix:///var/run/docker.sock"
+
+
+class LogSettings(_Section):
+    """The server's own log, on standard error."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class StackSettings(_Section):
+    """What one stack does differently from the rest."""
+
+    name: str
+    runtime: Literal["docker"] = "docker"
+    host: str | None = Field(default=None, description="a Docker Engine other than [docker] host")
+    listen: str | None = Field(default=None, description="connections to this local address mean this stack")
+    user: str | None = Field(default=None, description="the container user that programs run as")
+    shell: str | None = Field(default=None, description="absolute path of the shell in its containers")
+    allow_privileged: bool = False
+
+    @field_validator("shell")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("/"):
+            raise ValueError("must be an absolute path")
+        return value
+
+
+class GrantSettings(_Section):
+    """These users may do this in these services of these stacks; `*` and `?` are wildcards."""
+
+    users: Words
+    stacks: Words
+    services: Words = ("*",)
+    allow: tuple[Permission, ...] = ("shell", "exec")
+    user: str | None = Field(default=None, description="the container user that programs run as")
+
+
+class Settings(BaseSettings):
+    """All of the configuration; relative paths are resolved against the file's folder by `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="BASTION_", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+
+    ssh: SshSettings = SshSettings()
+    keys: KeysSettings = KeysSettings()
+    sessions: SessionsSettings = SessionsSettings()
+    audit: AuditSettings = AuditSettings()
+    api: ApiSettings = ApiSettings()
+    docker: DockerSettings = DockerSettings()
+    log: LogSettings = LogSettings()
+    stacks: tuple[StackSettings, ...] = ()
+    grants: tuple[GrantSettings, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return env_settings, init_settings
+
+
+def locate(explicit: Path | None) -> Path | None:
+    """Return the configuration file: the one given, $BASTION_CONFIG, or the first of the search path; None when there is none.
+
+    Raises:
+        ConfigurationError: the file that was asked for does not exist.
+    """
+    if asked := explicit or (Path(os.environ["BASTION_CONFIG"]) if os.environ.get("BASTION_CONFIG") else None):
+        if not asked.is_file():
+            raise ConfigurationError(f"no configuration file at {asked}", "bastion check --config FILE tells whether one is right")
+        return asked
+    return next((path for path in SEARCH_PATH if path.is_file()), None)
+
+
+def load(path: Path | None) -> Settings:
+    """Read the file, lay the environment over it, and make every path absolute.
+
+    Raises:
+        ConfigurationError: it is unreadable, no TOML, or a key is unknown or has a wrong value; names the key by its path.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{path}: {error}", "docs/configuration.md has an example of every section") from error
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_problems(error, path)), "docs/configuration.md lists every key") from error
+    folder = (path.parent if path else Path()).resolve()
+    return settings.model_copy(
+        update={
+            "keys": settings.keys.model_copy(update={"home": folder / settings.keys.home}),
+            "audit": settings.audit.model_copy(update={"directory": folder / settings.audit.directory}),
+        }
+    )
+
+
+def _problems(error: ValidationError, path: Path | None) -> list[str]:
+    where = f"{path}: " if path else ""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+        text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}{key}: {text[:1].lower()}{text[1:]}")
+    return lines
