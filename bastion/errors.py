@@ -6,6 +6,7 @@ BastionError                    255   the bastion failed
 ├── Refused                     252   policy says no
 ├── SessionEnded                253   ended by an administrator, a limit or a timer
 │   └── LimitReached            253   too many sessions at once
+├── ClientGone                  255   the client went away; nobody is left to be told
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
 └── RuntimeFailed               255   the engine or the container failed
     ├── RuntimeUnreachable      255   the engine does not answer
@@ -65,6 +66,12 @@ class LimitReached(SessionEnded):
     """Too many sessions at once."""
 
     code = "limit"
+
+
+class ClientGone(BastionError):
+    """The client went away; nobody is left to be told."""
+
+    code = "client-gone"
 
 
 class RecordingFailed(BastionError):

@@ -11,6 +11,7 @@ STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
+
 @dataclass(frozen=True, slots=True)
 class Data:
     """Bytes on one stream: 0 what the client typed or piped in, 1 standard output, 2 standard error."""

@@ -1,0 +1,114 @@
+"""The composition root: it alone builds objects, picks adapters, and ties their lives together."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from bastion.api import create_api, serve_api
+from bastion.config import Settings
+from bastion.errors import SessionEnded
+from bastion.gateway import Gateway
+from bastion.keyring import Keyring
+from bastion.metrics import Metrics
+from bastion.policy import Policy
+from bastion.runtimes import Runtime
+from bastion.sessions import Sessions
+from bastion.ssh import SshServer
+from bastion.targets import Targets
+from bastion.transcripts import Transcripts
+
+CLEAN_UP_SECONDS = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+def build_runtimes(settings: Settings) -> dict[str, Runtime]:
+    """Return one adapter for each engine that the configuration names, by its host."""
+    from bastion.runtimes.docker import DockerRuntime  # noqa: PLC0415 - only when it is configured
+
+    hosts = dict.fromkeys([settings.docker.host, *(stack.host for stack in settings.stacks if stack.host)])
+    return {host: DockerRuntime(host, name=host) for host in hosts}
+
+
+def open_transcripts(settings: Settings, keyring: Keyring, node: str) -> Transcripts:
+    """Return the transcripts, encrypted to the configured recipients and every auditor of the key home."""
+    return Transcripts(
+        settings.audit.directory,
+        [*settings.audit.recipients, *keyring.auditor_recipients()],
+        keyring.signing_key,
+        node=node,
+        input=settings.audit.input,
+        stream_limit=settings.audit.stream_limit,
+    )
+
+
+async def serve(
+    settings: Settings,
+    *,
+    runtimes: Mapping[str, Runtime] | None = None,
+    ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
+) -> None:
+    """Run the bastion until SIGTERM or SIGINT, then end every session with its reason.
+
+    `runtimes` replaces the configured ones (the demo's local processes); `ready` is called with the bound addresses.
+
+    Raises:
+        ConfigurationError: something is not as it must be; nothing was started.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    node = socket.gethostname()
+    keyring = Keyring(settings.keys.home)
+    keyring.load()
+    for problem in keyring.problems:
+        log.warning("key home", problem=problem)
+    adapters = dict(runtimes) if runtimes is not None else build_runtimes(settings)
+    metrics = Metrics()
+    sessions = Sessions(settings.sessions, node)
+    transcripts = open_transcripts(settings, keyring, node)
+    gateway = Gateway(
+        policy=Policy(settings.grants, settings.stacks),
+        targets=Targets(adapters, settings.stacks, default=next(iter(adapters))),
+        sessions=sessions,
+        transcripts=transcripts,
+        runtimes=adapters,
+        metrics=metrics,
+        notice=settings.ssh.notice,
+    )
+    server = SshServer(settings.ssh, keyring, gateway, metrics)
+    async with AsyncExitStack() as running:
+        for adapter in adapters.values():
+            running.push_async_callback(adapter.close)
+        await transcripts.start()
+        running.push_async_callback(transcripts.close)
+        await running.enter_async_context(serve_api(create_api(sessions, metrics=metrics), settings.api.socket))
+        running.push_async_callback(server.close)
+        addresses = await server.listen()
+        await running.enter_async_context(_background(server.watch_keys()))
+        log.info("serving", addresses=[f"{host}:{port}" for host, port in addresses], node=node)
+        if ready is not None:
+            ready(addresses)
+        await stop.wait()
+        log.info("stopping", sessions=len(sessions.list()))
+        server.stop_listening()
+        await sessions.end_all(
+            SessionEnded("the bastion is shutting down", "connect again in a moment"), grace=CLEAN_UP_SECONDS
+        )
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

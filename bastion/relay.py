@@ -1,0 +1,62 @@
+"""Move events between a channel and an exec, recording each before it is delivered."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from bastion.model import Event, Exit
+from bastion.runtimes import Exec
+from bastion.sessions import LiveSession
+from bastion.transcripts import Recorder
+
+
+class Sink(Protocol):
+    """Where events go: a channel or an exec."""
+
+    async def send(self, event: Event) -> None:
+        """Deliver one event, and wait while the other end takes no more."""
+        ...
+
+
+class Source(Protocol):
+    """Where events come from: a channel or an exec."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Give events in order until there are no more."""
+        ...
+
+
+class Channel(Source, Sink, Protocol):
+    """One SSH channel, as the relay sees it. Its iteration ends when the client has gone."""
+
+
+async def relay(channel: Channel, exec: Exec, session: LiveSession, recorder: Recorder) -> Exit:  # noqa: A002 - the field's word
+    """Carry events both ways until the program has ended and its output is delivered; return how it ended.
+
+    The exit is on record when this returns. Input goes on for as long as output does: a program decides itself when it
+    has read enough.
+    """
+
+    async def pump(source: Source, sink: Sink) -> None:
+        async for event in source:
+            await recorder.record(event)
+            session.count(event)
+            await sink.send(event)
+
+    async def follow() -> Exit:
+        await pump(exec, channel)
+        status = await exec.wait()
+        await recorder.record(status)
+        return status
+
+    output = asyncio.create_task(follow(), name=f"output {session.session.uid}")
+    input_ = asyncio.create_task(pump(channel, exec), name=f"input {session.session.uid}")
+    try:
+        await asyncio.wait((output, input_), return_when=asyncio.FIRST_COMPLETED)
+        if not output.done():
+            input_.result()
+        return await output
+    finally:
+        output.cancel()
+        input_.cancel()
+        await asyncio.gather(output, input_, return_exceptions=True)

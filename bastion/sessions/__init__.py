@@ -1,0 +1,155 @@
+"""The registry of live sessions: who is in which container, how many at most, and how one is ended."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from bastion.config import SessionsSettings
+from bastion.errors import BastionError, LimitReached, SessionEnded
+from bastion.model import STDIN, Data, Event, Identity, Request, Session, Target, now
+
+
+class LiveSession:
+    """One session while it lives: its record, its traffic, and the one way to end it.
+
+    `bytes_in` counts what the client sent, `bytes_out` what the container sent.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._reason: BastionError | None = None
+        self._task: asyncio.Task[object] | None = None
+
+    def update(self, **changes: object) -> None:
+        """Replace the record by one with these fields changed."""
+        self.session = self.session.model_copy(update=changes)
+
+    def count(self, event: Event) -> None:
+        """Add the event's bytes to the session's traffic."""
+        if isinstance(event, Data):
+            if event.stream == STDIN:
+                self.bytes_in += len(event.payload)
+            else:
+                self.bytes_out += len(event.payload)
+
+    def end(self, reason: BastionError) -> None:
+        """End the session for this reason; the first reason counts, and what is already ending is left alone."""
+        if self._reason is None:
+            self._reason = reason
+            if self._task is not None:
+                self._task.cancel()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let `end` stop what runs inside, as the reason it was given.
+
+        Outside of this block `end` stops nothing, so that clean-up is never cut short.
+
+        Raises:
+            BastionError: the reason that `end` was given.
+        """
+        if self._reason is not None:
+            raise self._reason
+        self._task = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._reason is None or self._task is None or self._task.uncancel() > 0:
+                raise
+            raise self._reason from None
+        finally:
+            self._task = None
+
+
+class Sessions:
+    """All live sessions of this node, with their limits."""
+
+    def __init__(self, settings: SessionsSettings, node: str) -> None:
+        self._settings = settings
+        self._node = node
+        self._live: dict[str, LiveSession] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def list(self) -> list[Session]:
+        """Return every live session, oldest first."""
+        return [live.session for live in self._live.values()]
+
+    def get(self, uid: str) -> Session | None:
+        """Return the live session of this uid."""
+        live = self._live.get(uid)
+        return live.session if live else None
+
+    def end(self, uid: str, reason: str) -> bool:
+        """End one session; False when there is no live one of this uid."""
+        live = self._live.get(uid)
+        if live is not None:
+            live.end(SessionEnded(f"the session was ended: {reason}", "ask whoever runs this bastion"))
+        return live is not None
+
+    async def end_all(self, reason: BastionError, *, grace: float) -> None:
+        """End every session and wait up to `grace` seconds until all have cleaned up."""
+        for live in list(self._live.values()):
+            live.end(reason)
+        try:
+            async with asyncio.timeout(grace):
+                await self._empty.wait()
+        except TimeoutError:
+            return
+
+    @asynccontextmanager
+    async def open(self, identity: Identity, request: Request, target: Target) -> AsyncIterator[LiveSession]:
+        """Register a session for as long as the context lasts.
+
+        Raises:
+            LimitReached: the service or the user has as many sessions as it may.
+        """
+        self._take_place(identity, target)
+        live = LiveSession(_describe(identity, request, target, self._node))
+        self._live[request.uid] = live
+        self._empty.clear()
+        try:
+            yield live
+        finally:
+            del self._live[request.uid]
+            if not self._live:
+                self._empty.set()
+
+    def _take_place(self, identity: Identity, target: Target) -> None:
+        sessions = self.list()
+        holders = Counter(s.user for s in sessions if (s.stack, s.service_name) == (target.stack, target.service))
+        limit = self._settings.per_service
+        if holders.total() >= limit:
+            names = ", ".join(f"{user} ({count})" for user, count in holders.most_common(10))
+            raise LimitReached(
+                f"{target.service}@{target.stack} has {limit} sessions, and {limit} is its limit",
+                f"held by {names}; try again when one has ended",
+            )
+        limit = self._settings.per_user
+        if sum(s.user == identity.user for s in sessions) >= limit:
+            raise LimitReached(
+                f"{identity.user} has {limit} sessions, and {limit} is the limit", "end one of them first"
+            )
+
+
+def _describe(identity: Identity, request: Request, target: Target, node: str) -> Session:
+    return Session(
+        uid=request.uid,
+        title=f"{identity.user} in {target.service}@{target.stack}",
+        service_name=target.service,
+        namespace=target.namespace,
+        command=request.command,
+        deployment_name=target.deployment_name,
+        pod_name=target.pod_name,
+        container_name=target.container_name,
+        stack=target.stack,
+        user=identity.user,
+        state="creating",
+        created_at=now(),
+        client_address=identity.client_address,
+        key_fingerprint=identity.key_fingerprint,
+        node=node,
+    )

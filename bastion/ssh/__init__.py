@@ -1,0 +1,159 @@
+"""The SSH server: listens with hardened settings, admits connections, and ends those whose key is no longer good."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+
+import asyncssh
+import structlog
+
+from bastion.config import SshSettings
+from bastion.errors import ConfigurationError, SessionEnded
+from bastion.gateway import Gateway
+from bastion.keyring import Keyring
+from bastion.metrics import Metrics
+from bastion.model import Request
+from bastion.ssh.channel import SessionChannel
+from bastion.ssh.connection import Connection
+
+KEY_CHECK_SECONDS = 2.0
+MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED = 1024
+
+log = structlog.get_logger(__name__)
+
+
+class SshServer:
+    """All listeners and connections; one per process.
+
+    The algorithms are those of docs/security.md: AES-GCM only, no finite-field Diffie-Hellman, no compression.
+    """
+
+    def __init__(self, settings: SshSettings, keyring: Keyring, gateway: Gateway, metrics: Metrics) -> None:
+        self.keyring = keyring
+        self.max_channels = settings.max_channels
+        self._settings = settings
+        self._gateway = gateway
+        self._metrics = metrics
+        self._listeners: list[asyncssh.SSHAcceptor] = []
+        self._connections: set[Connection] = set()
+        self._startups: dict[Connection, str] = {}
+        self._work: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> list[tuple[str, int]]:
+        """Bind every address of `[ssh] listen`; return the (host, port) pairs bound.
+
+        Raises:
+            ConfigurationError: an address is malformed or cannot be bound, or a host key is unreadable.
+        """
+        host_keys = [_read_host_key(path) for path in self.keyring.host_keys()]
+        for address in self._settings.listen:
+            host, port = _split(address)
+            try:
+                listener = await asyncssh.listen(
+                    host,
+                    port,
+                    backlog=MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED,
+                    server_factory=partial(Connection, self),
+                    server_host_keys=host_keys,
+                    server_version="bastion",
+                    gss_host=None,
+                    kex_algs=["mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org"],
+                    encryption_algs=["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"],
+                    mac_algs=["hmac-sha2-256-etm@openssh.com"],
+                    compression_algs=None,
+                    password_auth=False,
+                    kbdint_auth=False,
+                    host_based_auth=False,
+                    agent_forwarding=False,
+                    x11_forwarding=False,
+                    login_timeout=self._settings.login_grace,
+                    keepalive_interval=self._settings.keepalive,
+                    keepalive_count_max=3,
+                    encoding=None,
+                    line_editor=False,
+                )
+            except OSError as error:
+                await self.close()
+                raise ConfigurationError(
+                    f"cannot listen on {address}: {error.strerror or error}",
+                    "another server may have the port: ss -ltnp shows it",
+                ) from error
+            self._listeners.append(listener)
+        return [address[:2] for listener in self._listeners for address in listener.get_addresses()]
+
+    def stop_listening(self) -> None:
+        """Take no new connections; those that are open go on."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def close(self) -> None:
+        """End every connection and wait for what still cleans up after its sessions."""
+        self.stop_listening()
+        for connection in list(self._connections):
+            connection.end(SessionEnded("the bastion is shutting down", "connect again in a moment"))
+        if self._work:
+            await asyncio.wait(self._work)
+
+    async def watch_keys(self) -> None:
+        """For ever: re-read what changed in the key home, and end connections whose key is no longer good."""
+        while True:
+            await asyncio.sleep(KEY_CHECK_SECONDS)
+            if self.keyring.refresh():
+                for problem in self.keyring.problems:
+                    log.warning("key home", problem=problem)
+            for connection in [c for c in self._connections if c not in self._startups]:
+                if objection := self.keyring.objection(connection.identity):
+                    log.info("connection ended", user=connection.identity.user, reason=objection)
+                    connection.end(SessionEnded(objection, "ask whoever runs this bastion for a new key"))
+
+    # What a connection asks of its server.
+
+    def admit(self, connection: Connection) -> bool:
+        """Take the connection in, unless too many wait to log in, from everywhere or from its address."""
+        per_source = Counter(self._startups.values())
+        if (
+            per_source.total() >= self._settings.max_startups
+            or per_source[connection.address] >= self._settings.max_startups_per_source
+        ):
+            self._metrics.refused("startups")
+            return False
+        self._startups[connection] = connection.address
+        self._connections.add(connection)
+        return True
+
+    def logged_in(self, connection: Connection) -> None:
+        """Count the connection as logged in."""
+        self._startups.pop(connection, None)
+        self._metrics.login(accepted=True)
+
+    def forget(self, connection: Connection) -> None:
+        """Let go of a connection that is lost."""
+        self._startups.pop(connection, None)
+        self._connections.discard(connection)
+
+    def keep(self, work: Coroutine[None, None, None]) -> None:
+        """Run the work as a task that lives on when the connection has gone."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def serve(self, connection: Connection, request: Request, channel: SessionChannel) -> None:
+        """Hand a request to the gateway."""
+        await self._gateway.serve(connection.identity, request, connection.local_address, channel)
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the highest port there is
+        raise ConfigurationError(f"ssh.listen: {address} is no HOST:PORT", "write 127.0.0.1:2222 or [::1]:2222")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _read_host_key(path: Path) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.read_private_key(path)
+    except (OSError, asyncssh.KeyImportError) as error:
+        raise ConfigurationError(f"host key {path}: {error}", "make a new one with: bastion keys init") from error

@@ -1,0 +1,238 @@
+"""One SSH session channel becomes events, and events become what the client sees."""
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Protocol
+
+import asyncssh
+
+from bastion.errors import BastionError, ClientGone
+from bastion.model import STDERR, STDIN, Data, Eof, Event, Exit, Identity, Name, Request, Resize, Signal, Terminal
+from bastion.ssh.guard import Guard
+
+INPUT_HELD = 256 * 1024
+EVENTS_HELD = 1024
+
+_ENVIRONMENT_NAME = re.compile(r"LANG|LC_[A-Z]{1,32}|COLORTERM|BASTION_[A-Z_]{1,32}")
+_ENVIRONMENT_VALUE = re.compile(r"[A-Za-z0-9._@:/+-]{0,256}")
+_SIGNALS = frozenset(
+    ("ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2")
+)
+_TERM = re.compile(r"[A-Za-z0-9._+-]{1,64}")
+_MOST_VARIABLES = 32
+_MOST_CHARACTERS = 4096
+
+
+class Host(Protocol):
+    """What a channel needs of the connection it belongs to."""
+
+    identity: Identity
+    name: Name
+    guard: Guard
+
+    def start(self, request: Request, channel: "SessionChannel") -> Coroutine[None, None, None]:
+        """Carry the request out on the channel."""
+        ...
+
+    def keep(self, work: Coroutine[None, None, None]) -> None:
+        """Run the work as a task that lives on when the connection has gone."""
+        ...
+
+    def opened(self, channel: "SessionChannel") -> None:
+        """Count a channel as open."""
+        ...
+
+    def closed(self, channel: "SessionChannel") -> None:
+        """Count a channel as closed."""
+        ...
+
+
+class SessionChannel(asyncssh.SSHServerSession[bytes]):
+    """One `session` channel (RFC 4254 §6): asyncssh calls in, the gateway iterates, sends, says and exits."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._terminal: Terminal | None = None
+        self._kind: str | None = None
+        self._command: str | None = None
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+        self._held = 0
+        self._reading = True
+        self._window_open = asyncio.Event()
+        self._window_open.set()
+        self._gone: BastionError | None = None
+        self._finished = False
+        self._when_ended: Callable[[BastionError], None] | None = None
+
+    # What asyncssh calls. An exception in any of these would end the whole connection, so they only take notes.
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        """Remember the channel to answer on."""
+        self._chan = chan
+        self._host.opened(self)
+
+    def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: object) -> bool:
+        """Accept a terminal unless the key forbids one; a TERM that is no plain word becomes "dumb"."""
+        if not self._host.identity.may_pty:
+            return False
+        columns, rows = _size(term_size[0], term_size[1])
+        self._terminal = Terminal(term_type if _TERM.fullmatch(term_type) else "dumb", columns, rows)
+        return True
+
+    def shell_requested(self) -> bool:
+        """Accept; whether this user may is the gateway's to say, in words."""
+        self._kind = "shell"
+        return True
+
+    def exec_requested(self, command: str) -> bool:
+        """Accept a command of any length and content; it is handed whole to the container's shell."""
+        self._kind, self._command = "exec", command
+        return True
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        """Accept, so that the gateway can refuse in words what OpenSSH would refuse without any."""
+        self._kind, self._command = "subsystem", subsystem[:_MOST_CHARACTERS]
+        return True
+
+    def session_started(self) -> None:
+        """Hand the request to the gateway."""
+        request = Request(
+            uid=secrets.token_hex(8),
+            name=self._host.name,
+            kind=self._kind,  # type: ignore[arg-type] # one of the three has been set
+            command=self._command,
+            terminal=self._terminal,
+            environment=_filtered(self._chan.get_environment_bytes()),
+        )
+        self._host.keep(self._host.start(request, self))
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Queue input; stop reading while too much of it waits (the channel's window then holds the client back)."""
+        self._held += len(data)
+        self._put(Data(STDIN, data))
+        if self._reading and (self._held > INPUT_HELD or len(self._events) > EVENTS_HELD):
+            self._reading = False
+            self._chan.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Queue the end of input, and keep the channel open for the output that follows it."""
+        self._put(Eof())
+        return True
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        """Queue the new size, in order with the input; of several in a row the last is enough."""
+        if self._events and isinstance(self._events[-1], Resize):
+            self._events.pop()
+        self._put(Resize(*_size(width, height)))
+
+    def signal_received(self, signal: str) -> None:
+        """Queue a signal of the client's, in order with the input."""
+        if signal in _SIGNALS and len(self._events) <= EVENTS_HELD:
+            self._put(Signal(signal))
+
+    def pause_writing(self) -> None:
+        """Note that the client's window is full."""
+        self._window_open.clear()
+
+    def resume_writing(self) -> None:
+        """Note that the client's window has room again."""
+        self._window_open.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the channel is closed, by whichever side."""
+        self._host.closed(self)
+        self._gone = ClientGone("the client went away")
+        self._window_open.set()
+        self._arrived.set()
+        if not self._finished:
+            self.end(self._gone)
+
+    def end(self, reason: BastionError) -> None:
+        """End what runs on the channel."""
+        if self._when_ended is not None:
+            self._when_ended(reason)
+
+    # What the gateway and the relay call.
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Give what the client sends, in order, until it has gone."""
+        while True:
+            while not self._events:
+                if self._gone is not None:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            event = self._events.popleft()
+            if isinstance(event, Data):
+                self._held -= len(event.payload)
+                if (
+                    not self._reading
+                    and self._held < INPUT_HELD // 2
+                    and len(self._events) < EVENTS_HELD
+                    and self._gone is None
+                ):
+                    self._reading = True
+                    self._chan.resume_reading()
+            yield event
+
+    async def send(self, event: Event) -> None:
+        """Write output, and wait while the client does not take it.
+
+        Raises:
+            ClientGone: the channel is closed.
+        """
+        if not isinstance(event, Data):
+            return
+        await self._host.guard.clear()
+        await self._window_open.wait()
+        if self._gone is not None or self._chan.is_closing():
+            raise ClientGone("the client went away")
+        self._chan.write(event.payload, asyncssh.EXTENDED_DATA_STDERR if event.stream == STDERR else None)
+
+    def say(self, line: str) -> None:
+        """Show the client one line of the bastion's own, on standard error."""
+        if self._gone is None and not self._finished:
+            text = "".join(c if c.isprintable() else "?" for c in line[:_MOST_CHARACTERS])
+            ending = "\r\n" if self._terminal is not None else "\n"
+            self._chan.write((text + ending).encode(), asyncssh.EXTENDED_DATA_STDERR)
+
+    def exit(self, status: Exit) -> None:
+        """Tell the client how it ended and close the channel; the first call counts."""
+        if self._gone is not None or self._finished:
+            return
+        self._finished = True
+        if status.signal is not None:
+            self._chan.exit_with_signal(status.signal)
+        else:
+            self._chan.exit(status.status)
+
+    def when_ended(self, callback: Callable[[BastionError], None]) -> None:
+        """Call back when the client goes before `exit`, or the connection is ended; at once if it has gone."""
+        self._when_ended = callback
+        if self._gone is not None:
+            callback(self._gone)
+
+    def _put(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
+
+def _size(columns: int, rows: int) -> tuple[int, int]:
+    """Return a terminal size an engine accepts: OpenSSH without a terminal of its own sends 0 × 0."""
+    return min(columns, 65535) or 80, min(rows, 65535) or 24
+
+
+def _filtered(environment: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return the variables that may enter a container; BASTION_STACK is for us and goes no further than the gateway."""
+    allowed: dict[str, str] = {}
+    for raw_name, raw_value in environment.items():
+        name, value = raw_name.decode("ascii", "replace"), raw_value.decode("ascii", "replace")
+        if _ENVIRONMENT_NAME.fullmatch(name) and _ENVIRONMENT_VALUE.fullmatch(value):
+            allowed[name] = value
+        if len(allowed) == _MOST_VARIABLES:
+            break
+    return allowed

@@ -1,0 +1,79 @@
+"""Bound what one SSH connection can make us hold: asyncssh itself buffers without limit in three places.
+
+It ignores the transport's back-pressure, queues everything sent during a key exchange, and queues everything received
+while authentication is pending. One Guard per connection closes all three.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncssh
+
+PENDING_INPUT = 256 * 1024
+STALLED_SECONDS = 120.0
+KEY_EXCHANGE_SECONDS = 30.0
+_POLL_SECONDS = 0.01
+
+
+class Guard:
+    """Stands between one asyncssh connection and its transport.
+
+    It replaces methods of the connection object, which asyncio looks up anew at each call.
+    """
+
+    def __init__(self, connection: asyncssh.SSHServerConnection) -> None:
+        self._connection = connection
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._stalled: asyncio.TimerHandle | None = None
+        self._pending = 0
+        self._deliver: Callable[[bytes], None] = connection.data_received
+        connection.pause_writing = self._pause  # type: ignore[method-assign] # asyncssh's own does nothing
+        connection.resume_writing = self._resume  # type: ignore[method-assign]
+        connection.data_received = self._count_pending  # type: ignore[method-assign,assignment]
+
+    def authenticated(self) -> None:
+        """Stop counting what arrives: from here on the channels' windows bound it."""
+        del self._connection.data_received
+
+    async def clear(self) -> None:
+        """Wait until the transport takes more and no key exchange is under way."""
+        # A connection that closed while it waited is let through: the write that follows then says so.
+        await self._writable.wait()
+        if not self._exchanging():
+            return
+        try:
+            async with asyncio.timeout(KEY_EXCHANGE_SECONDS):
+                while self._exchanging():
+                    await asyncio.sleep(_POLL_SECONDS)
+                    await self._writable.wait()
+        except TimeoutError:
+            self._connection.abort()
+
+    def release(self) -> None:
+        """Let every waiter go: the connection is lost."""
+        self._disarm()
+        self._writable.set()
+
+    def _exchanging(self) -> bool:
+        return not self._connection._kex_complete and not self._connection.is_closed()  # type: ignore[attr-defined] # noqa: SLF001 - no public name
+
+    def _pause(self) -> None:
+        self._writable.clear()
+        self._stalled = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._connection.abort)
+
+    def _resume(self) -> None:
+        self._disarm()
+        self._writable.set()
+
+    def _disarm(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _count_pending(self, data: bytes) -> None:
+        self._pending += len(data)
+        if self._pending > PENDING_INPUT:
+            self._connection.abort()
+        else:
+            self._deliver(data)
