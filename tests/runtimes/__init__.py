@@ -1,0 +1,1 @@
+"""One suite for every runtime, and what only one of them has."""
