@@ -2,6 +2,7 @@
 
 BastionError                    255   the bastion failed
 ├── ConfigurationError            1   a file, a key home or a folder is not as it must be; nothing was started
+├── TranscriptError               1   a transcript that is there cannot be read, or is not what was written
 ├── NoSuchTarget                251   no stack, service or container of that name is running
 ├── Refused                     252   policy says no
 ├── SessionEnded                253   ended by an administrator, a limit or a timer
@@ -38,6 +39,13 @@ class ConfigurationError(BastionError):
     """A file, a key home or a folder is not as it must be; nothing was started."""
 
     code = "configuration"
+    exit_status = 1
+
+
+class TranscriptError(BastionError):
+    """A transcript that is there cannot be read, or is not what was written."""
+
+    code = "transcript"
     exit_status = 1
 
 
