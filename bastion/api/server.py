@@ -47,6 +47,7 @@ async def serve_api(api: FastAPI, path: Path) -> AsyncIterator[None]:
     config = uvicorn.Config(
         api,
         log_config=None,
+        log_level="critical",  # what goes wrong is in our own log already
         access_log=False,
         lifespan="off",
         ws="none",
