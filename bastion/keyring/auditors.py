@@ -1,0 +1,48 @@
+"""The keys that transcripts are encrypted to: every line of the files in auditors/, public halves only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bastion.errors import ConfigurationError
+from bastion.keyring import files
+
+
+def recipients(folder: Path) -> list[str]:
+    """List every recipient, without comments and repetitions: `age1…`, `ssh-ed25519 …`.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or holds a secret key.
+    """
+    found: dict[str, None] = {}
+    for path in files.visible(folder):
+        lines = [line.strip() for line in _read(path).splitlines()]
+        found |= dict.fromkeys(line for line in lines if line and not line.startswith("#"))
+    return list(found)
+
+
+def faults(folder: Path) -> Sequence[ConfigurationError]:
+    """Return what is wrong with each file."""
+    faults = []
+    for path in files.visible(folder):
+        try:
+            _read(path)
+        except ConfigurationError as error:
+            faults.append(error)
+    return faults
+
+
+def _read(path: Path) -> str:
+    """Read one file; a secret key in it is refused, since the bastion must not be able to read what it wrote."""
+    try:
+        text = files.read(path).decode("ascii")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {files.words(error)}", f"chmod 600 {path}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path}: is no list of recipients", "put age1… or ssh-ed25519 lines into it"
+        ) from error
+    if "AGE-SECRET-KEY-" in text.upper() or "PRIVATE KEY" in text:
+        raise ConfigurationError(
+            f"{path}: holds a secret key", "leave it with the auditor, and put the age1… line here: age-keygen -y FILE"
+        )
+    return text

@@ -1,0 +1,121 @@
+"""How the key home's files are read, written and guarded: bounded, atomically, and by mode and owner."""
+
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bastion.errors import ConfigurationError
+
+SIZE_LIMIT = 4 * 2**20  # bytes of one file of the key home
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def read(path: Path) -> bytes:
+    """Return the contents of a regular file that only we and root can write.
+
+    Raises:
+        OSError: it cannot be read, is too long, no regular file, or others can write it.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(0, "is no regular file")
+        if wrong := fault(found, _OTHERS_WRITE):
+            raise OSError(0, wrong)
+        contents = file.read(SIZE_LIMIT + 1)
+    if len(contents) > SIZE_LIMIT:
+        raise OSError(0, f"is longer than {SIZE_LIMIT} bytes")
+    return contents
+
+
+def fault(found: os.stat_result, forbidden: int) -> str:
+    """Say what is wrong with a file's owner, or with its mode where it has one of the forbidden bits."""
+    if found.st_uid not in {os.geteuid(), 0}:
+        return f"belongs to the user id {found.st_uid}, not to us or root"
+    if found.st_mode & forbidden:
+        verb = "written" if forbidden == _OTHERS_WRITE else "used"
+        return f"can be {verb} by others than its owner (mode {stat.S_IMODE(found.st_mode):04o})"
+    return ""
+
+
+def private_fault(path: Path) -> ConfigurationError | None:
+    """Return what is wrong with a file or folder that nobody else may read or write, with the command that mends it."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return ConfigurationError(f"{path}: {(error.strerror or 'cannot be read').lower()}", "bastion keys init")
+    wrong = fault(found, _OTHERS)
+    if not wrong:
+        return None
+    if found.st_uid not in {os.geteuid(), 0}:
+        return ConfigurationError(f"{path}: {wrong}", f"chown {os.geteuid()} {path}")
+    return ConfigurationError(f"{path}: {wrong}", f"chmod {700 if stat.S_ISDIR(found.st_mode) else 600} {path}")
+
+
+def public_fault(path: Path) -> str:
+    """Say what is wrong with a folder that others may read but not write."""
+    try:
+        return fault(path.stat(), _OTHERS_WRITE)
+    except OSError as error:
+        return words(error)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner can use; one that exists is given that mode."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+def write_private(path: Path, contents: bytes) -> None:
+    """Replace a file at once, so that a reader or a crash sees the old contents or the new, never a part.
+
+    Its mode is 0600.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that also ask for it from changing the folder's contents.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def visible(folder: Path) -> list[Path]:
+    """List a folder's files by name, those that begin with a dot left out; nothing when it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def words(error: OSError) -> str:
+    """Say what the system says, in lower case."""
+    return (error.strerror or "cannot be used").lower()
