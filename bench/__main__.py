@@ -1,0 +1,128 @@
+"""Run every measurement over every contender in alternation, and write the medians and ratios to bench/RESULTS.md."""
+
+import argparse
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncssh
+import cryptography
+
+from bench import measure
+from bench.contenders import CONTAINER, Contender, contenders
+from tests.conftest import CACHE
+from tests.engine import Engine
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: what it is called, how it is taken, and of whom."""
+
+    title: str
+    take: Callable[[Contender], float]
+    of: tuple[str, ...]
+    digits: int
+
+
+DIRECT, BASTION, BARE, SSHD = "docker exec", "bastion", "bastion, no record", "sshd + ForceCommand"
+ROWS = (
+    Row("throughput, MiB/s", measure.throughput, (DIRECT, BASTION, BARE, SSHD), 0),
+    Row("connect to first byte, ms", measure.first_byte, (DIRECT, BASTION, BARE, SSHD), 0),
+    Row("echo at a terminal, ms", measure.echo, (DIRECT, BASTION, BARE, SSHD), 2),
+    Row("memory of an idle session, KiB", measure.memory, (BASTION, BARE, SSHD), 0),
+    Row("processor time of a login, ms", measure.login, (BASTION, BARE, SSHD), 2),
+)
+GOALS = (
+    ("throughput, MiB/s", BASTION, DIRECT, 0.8, "at least 0.8 of `docker exec`"),
+    ("connect to first byte, ms", BASTION, SSHD, 0.35, "at most 0.35 of sshd + ForceCommand"),
+    ("echo at a terminal, ms", BASTION, SSHD, 1.0, "no slower than sshd + ForceCommand"),
+    ("memory of an idle session, KiB", BASTION, None, 48.0, "at most 48 KiB"),
+    ("processor time of a login, ms", BASTION, None, 3.0, "at most 3 ms"),
+)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    arguments = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    arguments.add_argument("--runs", type=int, default=5, help="runs of each measurement and contender")
+    arguments.add_argument("--only", help="measure only the rows whose title has this word")
+    chosen = arguments.parse_args()
+    rows = [row for row in ROWS if chosen.only is None or chosen.only in row.title]
+    engine = Engine(CACHE)
+    try:
+        engine.start_engine()
+        engine.prepare()
+        with tempfile.TemporaryDirectory(prefix="bastion-bench-") as folder, contenders(engine, Path(folder)) as every:
+            engine.docker("exec", CONTAINER, "sh", "-c", f"head -c {measure.SIZE} /dev/urandom > /tmp/random")
+            figures = {row.title: _alternate(row, every, chosen.runs) for row in rows}
+        report = _report(figures, chosen.runs, engine.docker("version", "--format", "{{.Server.Version}}"))
+    finally:
+        engine.close()
+    print(report)
+    if chosen.only is None:
+        RESULTS.write_text(report)
+
+
+def _alternate(row: Row, every: list[Contender], runs: int) -> dict[str, list[float]]:
+    taken: dict[str, list[float]] = {name: [] for name in row.of}
+    for run in range(runs):
+        for contender in every:
+            if contender.name in taken:
+                taken[contender.name].append(row.take(contender))
+                print(f"{row.title}: {contender.name}: run {run + 1}: {taken[contender.name][-1]:.2f}", file=sys.stderr)
+    return taken
+
+
+def _report(figures: dict[str, dict[str, list[float]]], runs: int, docker: str) -> str:
+    digits = {row.title: row.digits for row in ROWS}
+    lines = [
+        "# Results",
+        "",
+        f"Medians of {runs} alternating runs, with the least and the most, on {datetime.now(UTC):%Y-%m-%d}:",
+        f"{_machine()}, Python {platform.python_version()}, asyncssh {asyncssh.__version__},",
+        f"cryptography {cryptography.__version__}, Docker Engine {docker}, {_openssh()}. Made by: `make bench`",
+        "",
+        f"| | {DIRECT} | {BASTION} | {BARE} | {SSHD} |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for title, taken in figures.items():
+        cells = [_cell(taken.get(name), digits[title]) for name in (DIRECT, BASTION, BARE, SSHD)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    lines += ["", "| goal | measured | met |", "|---|---:|---|"]
+    for title, name, other, bound, words in GOALS:
+        if title in figures:
+            mine = statistics.median(figures[title][name])
+            value = mine / statistics.median(figures[title][other]) if other else mine
+            met = value >= bound if title.startswith("throughput") else value <= bound
+            lines.append(f"| {title.split(',')[0]}: {words} | {value:.2f} | {'yes' if met else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(taken: list[float] | None, digits: int) -> str:
+    if not taken:
+        return "–"
+    return f"{statistics.median(taken):.{digits}f} ({min(taken):.{digits}f}–{max(taken):.{digits}f})"
+
+
+def _machine() -> str:
+    model = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ": ?"
+    )
+    cores = Path("/proc/cpuinfo").read_text().count("processor\t")
+    return f"{cores} cores of {model.partition(': ')[2]}, Linux {platform.release()}"
+
+
+def _openssh() -> str:
+    return subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=True).stderr.split(",")[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Fixtures of the end-to-end tests: one bastion over the tests' engine, with a container of each kind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import Bastion
+from tests.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def containers(engine: Engine) -> Iterator[Engine]:
+    """Give the engine with the stack `mystack` running: web (Debian), small (busybox) and bare (no shell)."""
+    names = ("mystack-web-1", "mystack-small-1", "mystack-bare-1", "mystack-host-1")
+    engine.remove(*names)
+    engine.start(names[0], engine.image_debian, service="web")
+    engine.start(names[1], engine.image_busybox, service="small")
+    engine.start(names[2], engine.image_scratch, service="bare")
+    engine.start(names[3], engine.image_busybox, service="host", args=["--privileged"])
+    yield engine
+    engine.remove(*names)
+
+
+@pytest.fixture(scope="session")
+def bastion(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
+    """Give a running bastion that all tests may share who neither stop nor fill it."""
+    server = Bastion(tmp_path_factory.mktemp("bastion"), containers.host).start()
+    yield server
+    assert server.stop() == 0
+    assert not server.events("internal error"), "an unknown error was logged"
+
+
+@pytest.fixture
+def own(containers: Engine, tmp_path: Path) -> Iterator[Bastion]:
+    """Give a bastion of the test's own, not started yet."""
+    server = Bastion(tmp_path / "own", containers.host)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["web", "small"])
+def service(request: pytest.FixtureRequest) -> str:
+    """Name a service of the stack: one with bash and coreutils, one with busybox only."""
+    return str(request.param)

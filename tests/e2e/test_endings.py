@@ -1,0 +1,149 @@
+"""However a session ends, nothing of it is left running, and whoever is there is told why."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pexpect
+import pytest
+
+from tests.e2e.server import Bastion, shown
+from tests.engine import Engine
+
+PROMPT = rb"[#$] "
+
+
+def _wait(seconds: float, done: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while not (result := done()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return result
+
+
+def _running(engine: Engine, container: str, program: str) -> list[str]:
+    return [line for line in engine.docker("top", container, "-eo", "pid,args").splitlines() if program in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 9999 & sleep 9999", "setsid sleep 9999 & (trap '' HUP TERM; sleep 9999) & sleep 9999", "exec sleep 9999"],
+    ids=["child", "setsid and deaf", "alone"],
+)
+def test_a_client_that_vanishes_leaves_nothing_running(
+    bastion: Bastion, containers: Engine, service: str, number: signal.Signals, command: str
+) -> None:
+    """Children, `setsid` ones and those deaf to HUP and TERM are gone within 10 s of the client's end."""
+    container = f"mystack-{service}-1"
+    client = subprocess.Popen(
+        bastion.command(command, options=["-tt"], name=f"{service}@mystack"), stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert _wait(10, lambda: len(_running(containers, container, "sleep 9999")) >= 1)
+    time.sleep(0.5)
+    client.send_signal(number)
+    client.wait()
+    assert client.stdin is not None
+    client.stdin.close()
+    assert _wait(10, lambda: not _running(containers, container, "sleep 9999"))
+
+
+def test_what_a_finished_command_left_behind_is_ended(bastion: Bastion, containers: Engine) -> None:
+    """A background process of a command that ended with its own status is ended too, and the status is kept."""
+    done = bastion.ssh("setsid sleep 8888 >/dev/null 2>&1 </dev/null & exit 3")
+    assert done.returncode == 3
+    assert _wait(10, lambda: not _running(containers, "mystack-web-1", "sleep 8888"))
+
+
+@pytest.mark.parametrize("how", [("stop", "-t", "0"), ("rm", "-f"), ("kill",)], ids=lambda how: str(how[0]))
+def test_a_container_that_ends_ends_its_sessions(bastion: Bastion, containers: Engine, how: tuple[str, ...]) -> None:
+    """The terminal says within 2 s that the container is gone, and the client exits 255."""
+    containers.remove("mystack-doomed-1")
+    containers.start("mystack-doomed-1", containers.image_debian, service="doomed")
+    try:
+        shell = bastion.terminal(name="doomed@mystack")
+        shell.expect(PROMPT)
+        containers.docker(*how, "mystack-doomed-1")
+        shell.expect(rb"bastion: error: .*mystack-doomed-1", timeout=2)
+        shell.expect(pexpect.EOF, timeout=2)
+        shell.close()
+        assert shell.exitstatus == 255
+    finally:
+        containers.remove("mystack-doomed-1")
+
+
+def test_a_paused_container_is_refused_in_words(bastion: Bastion, containers: Engine) -> None:
+    """Entering a paused container is an error that says so."""
+    containers.remove("mystack-asleep-1")
+    containers.start("mystack-asleep-1", containers.image_debian, service="asleep")
+    containers.docker("pause", "mystack-asleep-1")
+    try:
+        done = bastion.ssh("true", name="asleep@mystack")
+        assert done.returncode == 255
+        assert b"paused" in done.stderr
+    finally:
+        containers.docker("unpause", "mystack-asleep-1")
+        containers.remove("mystack-asleep-1")
+
+
+def test_an_administrator_ends_a_session(bastion: Bastion) -> None:
+    """`bastion sessions end` ends it with the reason given, 253, and the reason is in the transcript."""
+    shell = bastion.terminal()
+    shell.expect(rb"session ([0-9a-f]{16})")
+    uid = shell.match.group(1).decode()
+    shell.expect(PROMPT)
+    listed = [session for session in bastion.sessions() if session["uid"] == uid]
+    assert [(s["service_name"], s["stack"], s["user"], s["state"]) for s in listed] == [
+        ("web", "mystack", "alice", "active")
+    ]
+    bastion.cli("sessions", "end", uid, "--reason", "maintenance window")
+    shell.expect(rb"bastion: error: .*maintenance window")
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 253
+    assert "maintenance window" in shown(bastion.read(uid), "m")
+
+
+def test_the_servers_end_ends_its_sessions_with_a_reason(own: Bastion, containers: Engine) -> None:
+    """SIGTERM ends every session with 253 and its reason, leaves no process and exits 0; transcripts are complete."""
+    own.start()
+    shell = own.terminal()
+    shell.expect(rb"session ([0-9a-f]{16})")
+    uid = shell.match.group(1).decode()
+    shell.expect(PROMPT)
+    shell.sendline(b"sleep 7777")
+    assert _wait(10, lambda: bool(_running(containers, "mystack-web-1", "sleep 7777")))
+    assert own.stop() == 0
+    shell.expect(rb"bastion: error: the bastion is shutting down")
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 253
+    assert not _running(containers, "mystack-web-1", "sleep 7777")
+    assert "shutting down" in shown(own.read(uid), "m")
+
+
+def test_limits_count_channels_and_name_who_holds_them(own: Bastion) -> None:
+    """The 16th session of a service is refused with 253, names the limit and who holds it; one that ends makes room."""
+    own.config.write_text(own.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 20"))
+    own.start()
+    control = str(own.folder / "control")
+    clients = [subprocess.Popen(own.command("sleep 1000", options=["-M", "-S", control]), stdin=subprocess.PIPE)]
+    try:
+        assert _wait(20, lambda: len(own.sessions()) == 1)
+        clients += [
+            subprocess.Popen(own.command("sleep 1000", options=["-S", control]), stdin=subprocess.PIPE)
+            for _ in range(14)
+        ]
+        assert _wait(60, lambda: len([s for s in own.sessions() if s["state"] == "active"]) == 15)
+        refused = own.ssh("true")
+        assert refused.returncode == 253
+        assert b"15" in refused.stderr
+        assert b"alice (15)" in refused.stderr
+        assert own.ssh("true", name="small@mystack").returncode == 0
+        clients[-1].kill()
+        assert _wait(20, lambda: own.ssh("true").returncode == 0)
+    finally:
+        for client in clients:
+            client.kill()
+            client.communicate()
