@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
+_REPLICA_DIGITS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class Name:
     service: str
     container: str | None = None
     stack: str | None = None
+
+    def replica(self) -> tuple[str, int] | None:
+        """Read a trailing `.N` as the N-th replica of what stands before it; None when it cannot be read so."""
+        service, _, number = self.service.rpartition(".")
+        is_number = number.isascii() and number.isdecimal() and len(number) <= _REPLICA_DIGITS
+        return (service, int(number)) if service and is_number and not number.startswith("0") else None
 
 
 @dataclass(frozen=True, slots=True)

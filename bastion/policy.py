@@ -1,0 +1,123 @@
+"""May this person do this there? Pure: answers from the grants and the key's own bounds, and asks nobody."""
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from bastion.config import GrantSettings, Permission, StackSettings
+from bastion.errors import Refused
+from bastion.model import Identity, Request, Target
+
+SHOWN: Final = 20  # grants named in a hint
+_ASK = "ask whoever runs this bastion for a grant"
+_VERBS: Final[dict[Permission, str]] = {"shell": "open a shell", "exec": "run a command"}
+
+
+class Policy:
+    """The grants and what the stacks allow, as configured; a user may do what the first matching grant says."""
+
+    def __init__(self, grants: Sequence[GrantSettings], stacks: Sequence[StackSettings] = ()) -> None:
+        self._grants = tuple(grants)
+        self._privileged = frozenset(stack.name for stack in stacks if stack.allow_privileged)
+
+    def authorize(self, identity: Identity, request: Request, target: Target | None = None) -> GrantSettings:
+        """Return the first grant that allows the request; `request.name.stack` is known by then.
+
+        Called before the look-up without a target, so that no ungranted name reaches an engine; a trailing `.N` then
+        counts as written and as a replica. Called again with the target found, it goes by the service that the
+        container is really of: a container's own name, or `app*` that fits it, is no way round a grant.
+
+        Raises:
+            Refused: there is no such grant, the key is for something else, or the request is of a kind not served.
+        """
+        permission = _permission(request)
+        if request.terminal is not None and not may_have_terminal(identity):
+            raise Refused("this key may not have a terminal", "leave the terminal out: ssh -T")
+        stack, services = _asked(request, target)
+        words = f"{request.name.service}@{stack}"
+        if not any(_key_fits(identity, stack, service) for service in services):
+            raise Refused(f"this key is not for {words}", f"it is for {_key_bounds(identity)} only")
+        for grant in self._grants_of(identity):
+            if permission in grant.allow and any(_covers(identity, grant, stack, service) for service in services):
+                return grant
+        raise Refused(f"no grant lets {identity.user} {_VERBS[permission]} in {words}", self._explain(identity))
+
+    def admit(self, target: Target) -> None:
+        """Let only those containers be entered that are not as good as the host, unless their stack says otherwise.
+
+        Raises:
+            Refused: the container is privileged or the like.
+        """
+        if target.hazards and target.stack not in self._privileged:
+            raise Refused(
+                f"the container of {target.service}@{target.stack} {' and '.join(target.hazards)}",
+                "it is entered only where its [[stacks]] entry says allow_privileged = true",
+            )
+
+    def may_enter(self, identity: Identity, stack: str, service: str) -> bool:
+        """Tell whether any grant lets the user do anything there; for listings."""
+        return any(grant.allow and _covers(identity, grant, stack, service) for grant in self._grants_of(identity))
+
+    def literal_stacks(self, identity: Identity) -> set[str] | None:
+        """Name the stacks the user may enter, or None where a wildcard leaves it to what runs."""
+        grants = [grant for grant in self._grants_of(identity) if grant.allow]
+        if identity.key_stack is not None:
+            granted = any(_matches(identity.key_stack, grant.stacks) for grant in grants)
+            return {identity.key_stack} if granted else set()
+        stacks = {stack for grant in grants for stack in grant.stacks}
+        return None if any(wildcard in stack for stack in stacks for wildcard in "*?") else stacks
+
+    def _grants_of(self, identity: Identity) -> Iterator[GrantSettings]:
+        return (grant for grant in self._grants if _matches(identity.user, grant.users))
+
+    def _explain(self, identity: Identity) -> str:
+        """Say what the user may do instead."""
+        allowed: dict[str, None] = {}
+        for grant in self._grants_of(identity):
+            what = ", ".join(permission for permission in grant.allow if permission in _VERBS)
+            places = (f"{service}@{stack}" for stack in grant.stacks for service in grant.services)
+            allowed |= dict.fromkeys(f"{what} in {place}" for place in places if what)
+        if not allowed:
+            return _ASK
+        more = f"; and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
+        bound = f", with this key in {_key_bounds(identity)} only" if identity.key_stack or identity.key_service else ""
+        return f"you may {'; '.join(list(allowed)[:SHOWN])}{more}{bound}"
+
+
+def may_have_terminal(identity: Identity) -> bool:
+    """Tell whether the key's own line lets a pty-req through (`no-pty`, `restrict`)."""
+    return identity.may_pty
+
+
+def _permission(request: Request) -> Permission:
+    if request.kind == "subsystem":
+        word = "sftp is" if request.command == "sftp" else "that subsystem is"
+        raise Refused(f"{word} not served yet", "files can be copied with rsync, or with scp -O")
+    return request.kind
+
+
+def _asked(request: Request, target: Target | None) -> tuple[str, tuple[str, ...]]:
+    """Return the stack, and the services that the name may mean."""
+    if target is not None:
+        return target.stack, (target.service,)
+    if request.name.stack is None:
+        raise Refused("no stack was named", "write SERVICE@STACK")
+    replica = request.name.replica()
+    return request.name.stack, (request.name.service, *([replica[0]] if replica else []))
+
+
+def _covers(identity: Identity, grant: GrantSettings, stack: str, service: str) -> bool:
+    return _key_fits(identity, stack, service) and _matches(stack, grant.stacks) and _matches(service, grant.services)
+
+
+def _key_fits(identity: Identity, stack: str, service: str) -> bool:
+    return identity.key_stack in {None, stack} and identity.key_service in {None, service}
+
+
+def _key_bounds(identity: Identity) -> str:
+    return f"{identity.key_service or '*'}@{identity.key_stack or '*'}"
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Compare with patterns in which only `*` and `?` are wildcards; a bracket is a bracket."""
+    return any(fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns)
