@@ -105,7 +105,7 @@ class Gateway:
                         )
                         session.update(state="active", started_at=now())
                         self._greet(channel, request, target)
-                        status = await relay(channel, program, session, recorder)
+                        status = await relay(channel, program, session, recorder.record)
                     session.update(exit_status=status.status, reason="the program ended")
                     channel.exit(status)
                 except Exception as error:

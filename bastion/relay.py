@@ -1,13 +1,12 @@
 """Move events between a channel and an exec, recording each before it is delivered."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from bastion.model import Event, Exit
 from bastion.runtimes import Exec
 from bastion.sessions import LiveSession
-from bastion.transcripts import Recorder
 
 
 class Sink(Protocol):
@@ -30,7 +29,11 @@ class Channel(Source, Sink, Protocol):
     """One SSH channel, as the relay sees it. Its iteration ends when the client has gone."""
 
 
-async def relay(channel: Channel, exec: Exec, session: LiveSession, recorder: Recorder) -> Exit:  # noqa: A002 - the field's word
+Record = Callable[[Event | Exit], Awaitable[None]]
+"""Takes one event or the exit; returns when it is on record, and raises when it cannot be."""
+
+
+async def relay(channel: Channel, program: Exec, session: LiveSession, record: Record) -> Exit:
     """Carry events both ways until the program has ended and its output is delivered; return how it ended.
 
     The exit is on record when this returns. Input goes on for as long as output does: a program decides itself when it
@@ -39,18 +42,18 @@ async def relay(channel: Channel, exec: Exec, session: LiveSession, recorder: Re
 
     async def pump(source: Source, sink: Sink) -> None:
         async for event in source:
-            await recorder.record(event)
+            await record(event)
             session.count(event)
             await sink.send(event)
 
     async def follow() -> Exit:
-        await pump(exec, channel)
-        status = await exec.wait()
-        await recorder.record(status)
+        await pump(program, channel)
+        status = await program.wait()
+        await record(status)
         return status
 
     output = asyncio.create_task(follow(), name=f"output {session.session.uid}")
-    input_ = asyncio.create_task(pump(channel, exec), name=f"input {session.session.uid}")
+    input_ = asyncio.create_task(pump(channel, program), name=f"input {session.session.uid}")
     try:
         await asyncio.wait((output, input_), return_when=asyncio.FIRST_COMPLETED)
         if not output.done():
