@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from bastion import app
-from bastion.__main__ import main
+from bastion.cli import main
 from bastion.config import Settings
 from bastion.errors import BastionError
 from bastion.keyring import Keyring

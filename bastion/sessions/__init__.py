@@ -51,17 +51,20 @@ class LiveSession:
         Raises:
             BastionError: the reason that `end` was given.
         """
-        if self._reason is not None:
-            raise self._reason
-        self._task = asyncio.current_task()
+        self._raise_reason()
+        self._task = task = asyncio.current_task()
         try:
             yield
         except asyncio.CancelledError:
-            if self._reason is None or self._task is None or self._task.uncancel() > 0:
-                raise
-            raise self._reason from None
+            if self._reason is not None and task is not None and task.uncancel() == 0:
+                self._raise_reason()
+            raise  # cancelled from outside, not by `end`
         finally:
             self._task = None
+
+    def _raise_reason(self) -> None:
+        if self._reason is not None:
+            raise self._reason from None
 
 
 class Sessions:

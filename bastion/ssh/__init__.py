@@ -118,7 +118,7 @@ class SshServer:
             per_source.total() >= self._settings.max_startups
             or per_source[connection.address] >= self._settings.max_startups_per_source
         ):
-            self._metrics.refused("startups")
+            self._metrics.turned_away()
             return False
         self._startups[connection] = connection.address
         self._connections.add(connection)
@@ -127,7 +127,7 @@ class SshServer:
     def logged_in(self, connection: Connection) -> None:
         """Count the connection as logged in."""
         self._startups.pop(connection, None)
-        self._metrics.login(accepted=True)
+        self._metrics.login()
 
     def forget(self, connection: Connection) -> None:
         """Let go of a connection that is lost."""

@@ -83,7 +83,7 @@ class Connection(asyncssh.SSHServer):
             return
         self.guard = Guard(conn)
         self._verify = conn.validate_public_key
-        conn.validate_public_key = self._verify_key  # type: ignore[method-assign]
+        conn.validate_public_key = self._verify_key  # type: ignore[method-assign,assignment] # asyncssh passes by position
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that waits for this connection."""

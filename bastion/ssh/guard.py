@@ -56,7 +56,7 @@ class Guard:
         self._writable.set()
 
     def _exchanging(self) -> bool:
-        return not self._connection._kex_complete and not self._connection.is_closed()  # type: ignore[attr-defined] # noqa: SLF001 - no public name
+        return not self._connection._kex_complete and not self._connection.is_closed()  # noqa: SLF001 - no public name
 
     def _pause(self) -> None:
         self._writable.clear()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -233,6 +234,13 @@ host = "{host}"
         ).stdout
         text = subprocess.run(["zcat"], input=opened, capture_output=True, check=True).stdout
         return [json.loads(line) for line in text.splitlines()]
+
+
+def uid_of(shell: "pexpect.spawn[bytes]") -> str:
+    """Return the session's uid from the line that a terminal shows first."""
+    shell.expect(rb"session ([0-9a-f]{16})")
+    assert isinstance(shell.match, re.Match)
+    return str(shell.match.group(1), "ascii")
 
 
 def shown(events: Sequence[Any], codes: str = "o") -> str:

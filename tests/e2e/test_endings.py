@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pexpect
 import pytest
 
-from tests.e2e.server import Bastion, shown
+from tests.e2e.server import Bastion, shown, uid_of
 from tests.engine import Engine
 
 PROMPT = rb"[#$] "
@@ -90,8 +90,7 @@ def test_a_paused_container_is_refused_in_words(bastion: Bastion, containers: En
 def test_an_administrator_ends_a_session(bastion: Bastion) -> None:
     """`bastion sessions end` ends it with the reason given, 253, and the reason is in the transcript."""
     shell = bastion.terminal()
-    shell.expect(rb"session ([0-9a-f]{16})")
-    uid = shell.match.group(1).decode()
+    uid = uid_of(shell)
     shell.expect(PROMPT)
     listed = [session for session in bastion.sessions() if session["uid"] == uid]
     assert [(s["service_name"], s["stack"], s["user"], s["state"]) for s in listed] == [
@@ -109,8 +108,7 @@ def test_the_servers_end_ends_its_sessions_with_a_reason(own: Bastion, container
     """SIGTERM ends every session with 253 and its reason, leaves no process and exits 0; transcripts are complete."""
     own.start()
     shell = own.terminal()
-    shell.expect(rb"session ([0-9a-f]{16})")
-    uid = shell.match.group(1).decode()
+    uid = uid_of(shell)
     shell.expect(PROMPT)
     shell.sendline(b"sleep 7777")
     assert _wait(10, lambda: bool(_running(containers, "mystack-web-1", "sleep 7777")))

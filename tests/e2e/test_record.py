@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.e2e.server import Bastion, shown
+from tests.e2e.server import Bastion, shown, uid_of
 from tests.engine import Engine
 
 PROMPT = rb"[#$] "
@@ -20,8 +20,7 @@ PROMPT = rb"[#$] "
 def test_stock_age_and_zcat_show_a_shell(bastion: Bastion) -> None:
     """The header has the whole session; output and the exit are events; a password typed at a terminal is not."""
     shell = bastion.terminal(size=(30, 90))
-    shell.expect(rb"session ([0-9a-f]{16})")
-    uid = shell.match.group(1).decode()
+    uid = uid_of(shell)
     shell.expect(PROMPT)
     shell.sendline(b"echo $((6*7))-marker; read -s secret; echo done-$((1+1)); exit 3")
     shell.expect(b"42-marker")

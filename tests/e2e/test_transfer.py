@@ -110,16 +110,15 @@ async def test_a_client_that_takes_nothing_costs_little_memory(own: Bastion, sta
     """With a 4 GiB window and endless output, a client that stops reading or rekeying holds the container back."""
     own.start()
     connection = await _connect(own)
-    _, sink = await connection.create_session(
-        _Sink, "cat /dev/zero", encoding=None, window=2**32 - 1, max_pktsize=32768
-    )
+    sink = _Sink()
+    await connection.create_session(lambda: sink, "cat /dev/zero", encoding=None, window=2**32 - 1, max_pktsize=32768)
     while sink.received < 4 * MIB:
         await asyncio.sleep(0.05)
     if stall == "stops reading":
-        transport = connection.get_extra_info("transport") or connection._transport  # type: ignore[attr-defined]  # noqa: SLF001
-        transport.pause_reading()
+        assert isinstance(connection._transport, asyncio.Transport)  # noqa: SLF001  # it has no public name
+        connection._transport.pause_reading()  # noqa: SLF001
     else:
-        connection.data_received = _ignore  # type: ignore[method-assign]
+        connection.data_received = _ignore  # type: ignore[method-assign,assignment]
         connection._send_kexinit()  # noqa: SLF001  # a rekey begun, and nothing that would end it is read
     await asyncio.sleep(1)
     before = resident(own.pid)
