@@ -1,0 +1,215 @@
+"""Turn a session's events into asciicast v3 lines, exactly, and so that players show nothing false."""
+
+import binascii
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pydantic_core import to_json
+
+from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Event, Exit, Request, Resize, Session, Signal, Target
+
+Input = Literal["all", "no-tty", "none"]
+
+_PIECE: Final = 64 * 1024  # bounds a line: JSON needs at most six bytes for one
+_REPORT: Final = 64 * 2**20
+_RUNS: Final = 8
+_NAMES: Final = {STDIN: "stdin", STDOUT: "stdout", STDERR: "stderr"}
+_INCOMPLETE: Final = 3
+_TWO, _THREE, _FOUR = 0xC2, 0xE0, 0xF0
+
+
+@dataclass(slots=True)
+class _Stream:
+    kept: bool
+    size: int = 0
+    pending: bytes = b""
+    reported: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)  # hashlib does not name its type
+
+
+class Lines:
+    """Encodes one session's events, in order; `count` is the number of lines so far, the header included."""
+
+    __slots__ = ("_input", "_last", "_limit", "_origin", "_shown", "_streams", "_totals", "_tty", "count")
+
+    def __init__(self, keep_input: Input, stream_limit: int, *, tty: bool) -> None:
+        self._input = keep_input == "all" or (keep_input == "no-tty" and not tty)
+        self._limit = stream_limit
+        self._tty = tty
+        self._origin = time.monotonic_ns()
+        self._last = 0
+        self._shown = STDOUT
+        self._streams: dict[int, _Stream] = {}
+        self._totals = False
+        self.count = 0
+
+    def header(self, session: Session, request: Request, target: Target, recipients: str) -> bytes:
+        """Return the first line; `recipients` is the digest of the list the file is encrypted to."""
+        self.count = 1
+        terminal = request.terminal
+        size = (
+            {"cols": terminal.columns, "rows": terminal.rows, "type": terminal.term}
+            if terminal
+            else {"cols": 80, "rows": 24}
+        )
+        about = session.model_dump(mode="json") | {
+            "kind": request.kind,
+            "tty": terminal is not None,
+            "container_id": target.container_id,
+            "image": target.image,
+            "image_digest": target.image_digest,
+            "recipients": recipients,
+        }
+        header = {
+            "version": 3,
+            "term": size,
+            "timestamp": int(session.created_at.timestamp()),
+            **({"command": request.command} if request.command is not None else {}),
+            "title": session.title,
+            "bastion": about,
+        }
+        # in ASCII: what a client sent may hold lone surrogates, which UTF-8 has no bytes for
+        return json.dumps(header, separators=(",", ":")).encode() + b"\n"
+
+    def event(self, event: Event | Exit) -> bytes:
+        """Return the lines for one event: none where it is not kept, or waits for the rest of a character."""
+        match event:
+            case Data(stream, payload):
+                return self._data(stream, payload)
+            case Resize(columns, rows):
+                return self._line("r", f"{columns}x{rows}")
+            case Signal(name):
+                return self.mark(f"signal {name}")
+            case Eof():
+                return self._flush(STDIN) + self.mark("stdin ended")
+            case Exit(status, signal):
+                return (
+                    self.totals()
+                    + (self.mark(f"ended by signal {signal}") if signal else b"")
+                    + self._line("x", str(status))
+                )
+
+    def mark(self, text: str) -> bytes:
+        """Return a marker line; words that we use for the streams themselves are quoted."""
+        quoted = f"'{text}'" if text in _NAMES.values() else text
+        return self._line("m", quoted.encode("utf-8", "backslashreplace").decode())
+
+    def totals(self) -> bytes:
+        """Return, once, the unfinished characters and a marker for each stream with its bytes and their SHA-256."""
+        if self._totals:
+            return b""
+        self._totals = True
+        flushed = b"".join(self._flush(number) for number in self._streams)
+        return flushed + b"".join(self._report(number, "in all ") for number in sorted(self._streams))
+
+    def provisional(self) -> bytes:
+        """Return the unfinished characters as the lines they become when nothing more follows."""
+        return b"".join(
+            _binary(0, number, stream.pending) for number, stream in self._streams.items() if stream.pending
+        )
+
+    def _data(self, number: int, payload: bytes) -> bytes:
+        stream = self._streams.get(number)
+        if stream is None:
+            stream = self._streams[number] = _Stream(kept=self._input if number == STDIN else True)
+        before = stream.size
+        stream.size += len(payload)
+        if not stream.kept:
+            return b""
+        stream.digest.update(payload)
+        if before >= self._limit:
+            if stream.size - stream.reported < _REPORT:
+                return b""
+            stream.reported = stream.size
+            return self._report(number, "so far ")
+        switch = self._switch(number)
+        kept = payload[: self._limit - before]
+        lines = [self._text(number, stream, kept[start : start + _PIECE]) for start in range(0, len(kept), _PIECE)]
+        if stream.size >= self._limit:
+            stream.reported = stream.size
+            lines += [
+                self._flush(number),
+                self.mark(f"{_name(number)} is over {self._limit} bytes: from here on only counted"),
+            ]
+        return switch + b"".join(lines)
+
+    def _switch(self, number: int) -> bytes:
+        if self._tty or number in (STDIN, self._shown):
+            return b""
+        self._shown = number
+        return self._line("m", _name(number))
+
+    def _text(self, number: int, stream: _Stream, payload: bytes) -> bytes:
+        data = stream.pending + payload if stream.pending else payload
+        stream.pending = b""
+        code = "i" if number == STDIN else "o"
+        lines = []
+        for _ in range(_RUNS):
+            cut = len(data) - _unfinished(data)
+            try:
+                text = (data[:cut] if cut < len(data) else data).decode()
+            except UnicodeDecodeError as error:
+                if b"\0" in data:  # no text in another encoding: do not pick words out of it
+                    break
+                if error.start:
+                    lines.append(self._line(code, data[: error.start].decode()))
+                lines.append(self._interval_binary(number, data[error.start : error.end]))
+                data = data[error.end :]
+                continue
+            stream.pending = data[cut:]
+            data = b""
+            if text:
+                lines.append(self._line(code, text))
+            break
+        if data:
+            lines.append(self._interval_binary(number, data))
+        return b"".join(lines)
+
+    def _flush(self, number: int) -> bytes:
+        stream = self._streams.get(number)
+        if stream is None or not stream.pending:
+            return b""
+        pending, stream.pending = stream.pending, b""
+        return self._interval_binary(number, pending)
+
+    def _report(self, number: int, words: str) -> bytes:
+        stream = self._streams[number]
+        # what was typed at a terminal is not hashed either: a password is short enough to be guessed from its digest
+        digest = f", sha256 {stream.digest.hexdigest()}" if stream.kept else ", not kept"
+        return self._line("m", f"{_name(number)}: {words}{stream.size} bytes{digest}")
+
+    def _line(self, code: str, data: str) -> bytes:
+        self.count += 1
+        return bytes(to_json([self._interval(), code, data])) + b"\n"
+
+    def _interval_binary(self, number: int, payload: bytes) -> bytes:
+        self.count += 1
+        return _binary(self._interval(), number, payload)
+
+    def _interval(self) -> float:
+        elapsed = (time.monotonic_ns() - self._origin) // 1000
+        interval, self._last = elapsed - self._last, elapsed
+        return interval / 1e6
+
+
+def _binary(interval: float, number: int, payload: bytes) -> bytes:
+    return b'[%.6f,"b","%d:%s"]\n' % (interval, number, binascii.b2a_base64(payload, newline=False))
+
+
+def _name(number: int) -> str:
+    return _NAMES.get(number, f"stream {number}")
+
+
+def _unfinished(data: bytes) -> int:
+    """Return how many bytes at the end begin a character that the next packet may finish (RFC 3629 §3)."""
+    for size in range(1, min(_INCOMPLETE, len(data)) + 1):
+        byte = data[-size]
+        if byte >= _TWO:
+            wanted = 2 if byte < _THREE else 3 if byte < _FOUR else 4
+            return size if size < wanted else 0
+        if byte < 0x80:  # noqa: PLR2004 - ASCII ends there
+            return 0
+    return 0

@@ -1,0 +1,312 @@
+"""Record one session: every event is in a write-ahead file before `record` returns, and in the age file soon after."""
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, Final
+
+from isal import isal_zlib
+
+from bastion.errors import BastionError, RecordingFailed
+from bastion.model import Event, Exit
+from bastion.transcripts import age
+from bastion.transcripts.asciicast import Lines
+from bastion.transcripts.recipients import Recipient
+from bastion.transcripts.wal import WriteAhead
+
+MEMBER: Final = 256 * 1024
+MEMBER_SECONDS: Final = 10
+_BACKLOG: Final = 4 * MEMBER
+_GZIP: Final = 31
+_PADDING: Final = 2 * 2**20
+
+
+class AgeFile:
+    """The finished transcript in the making; used by one worker thread, looked at by another under `lock`."""
+
+    __slots__ = (
+        "_broken",
+        "_encryptor",
+        "_unheld",
+        "descriptor",
+        "digest",
+        "emitted",
+        "lock",
+        "members",
+        "path",
+        "size",
+        "synced",
+    )
+
+    def __init__(self, path: Path, recipients: Sequence[Recipient]) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        self.digest: Any = hashlib.sha256()  # hashlib does not name its type
+        self.size = 0
+        self.synced = 0
+        self.emitted = 0  # payload bytes that lie in chunks written
+        self._unheld = 0
+        self._broken: OSError | None = None
+        self.members: deque[tuple[int, int]] = deque()  # generation, and where its member ends in the payload
+        self._encryptor = age.Encryptor(recipients)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.descriptor = os.open(path, flags, 0o640)
+        self._write(self._encryptor.header)
+
+    def add(self, generation: int, lines: bytes) -> None:
+        """Compress, encrypt and write one member.
+
+        Where little comes of much, the chunk is filled up: the write-ahead files would grow without end otherwise.
+
+        Raises:
+            OSError: the volume did not take it.
+        """
+        member = isal_zlib.compress(lines, 1, _GZIP)
+        self._unheld += len(lines)
+        end = self._encryptor.taken + len(member)
+        self.members.append((generation, end))
+        if self._unheld > _PADDING:
+            member += _filler(age.CHUNK - end % age.CHUNK)
+        chunks = self._encryptor.push(member)
+        if chunks:
+            self._unheld = 0
+            self._write(chunks)
+
+    def finish(self) -> None:
+        """Write the last chunk.
+
+        Raises:
+            OSError: the volume did not take it.
+        """
+        self._write(self._encryptor.finish())
+
+    def state(self) -> tuple[int, int, Any]:
+        """Return the size, the payload bytes in it, and the running SHA-256, as of one moment."""
+        with self.lock:
+            return self.size, self.emitted, self.digest.copy()
+
+    def durable(self, emitted: int) -> int:
+        """Return the last generation whose member lies wholly in the first `emitted` bytes of the payload, or -1."""
+        generation = -1
+        while self.members and self.members[0][1] <= emitted:
+            generation = self.members.popleft()[0]
+        return generation
+
+    def _write(self, data: bytes) -> None:
+        if self._broken is not None:  # a chunk is missing: what came behind it could not be read
+            raise self._broken
+        rest = memoryview(data)
+        try:
+            while rest:
+                written = os.write(self.descriptor, rest)
+                with self.lock:
+                    self.digest.update(rest[:written])
+                    self.size += written
+                rest = rest[written:]
+        except OSError as error:
+            self._broken = error
+            raise
+        with self.lock:
+            self.emitted = self._encryptor.emitted
+
+
+def _filler(wanted: int) -> bytes:
+    """Return an empty gzip member that is a little longer than `wanted`, by its extra field (RFC 1952 §2.3.1.1)."""
+    size = min(max(wanted, 4), 0xFFFF - 64)
+    extra = size.to_bytes(2, "little") + b"BF" + (size - 4).to_bytes(2, "little") + bytes(size - 4)
+    return b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff" + extra + b"\x03\x00" + bytes(8)
+
+
+class Recorder:
+    """One session's record; made by `Transcripts.open`.
+
+    `uid` and `path` name the transcript. All of it runs on the event loop but `_add`, which the worker thread runs.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_began",
+        "_drained",
+        "_executor",
+        "_held",
+        "_lines",
+        "_loop",
+        "_on_failure",
+        "_size",
+        "age",
+        "closed",
+        "durable",
+        "failure",
+        "listed",
+        "uid",
+        "wal",
+    )
+
+    def __init__(
+        self,
+        uid: str,
+        folder: Path,
+        recipients: Sequence[Recipient],
+        executor: Executor,
+        on_failure: Callable[[BastionError], None],
+    ) -> None:
+        self.uid = uid
+        self.age = AgeFile(folder / f"{uid}.cast.age", recipients)
+        try:
+            self.wal = WriteAhead(folder / uid, recipients)
+        except OSError:
+            os.close(self.age.descriptor)
+            raise
+        self.failure: RecordingFailed | None = None
+        self.closed = False
+        self.durable = -1
+        self.listed: tuple[int, ...] = ()
+        self._executor = executor
+        self._on_failure: Callable[[BastionError], None] | None = on_failure
+        self._held: list[bytes] = []
+        self._size = 0
+        self._began = 0.0
+        self._backlog = 0
+        self._drained: asyncio.Event | None = None
+
+    @property
+    def path(self) -> Path:
+        """The transcript's file."""
+        return self.age.path
+
+    async def record(self, event: Event | Exit) -> None:
+        """Put one event on record; when this returns, its encrypted record has been accepted by `write`.
+
+        Waits while the worker is more than 1 MiB behind.
+
+        Raises:
+            RecordingFailed: it could not be recorded, now or before; nothing may be delivered.
+        """
+        if self.failure is not None:
+            raise self.failure
+        self._put(self._lines.event(event))
+        while self._backlog > _BACKLOG and self.failure is None:
+            self._drained = self._drained or asyncio.Event()
+            await self._drained.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def mark(self, text: str) -> None:
+        """Put a marker on record.
+
+        Raises:
+            RecordingFailed: as `record`.
+        """
+        if self.failure is not None:
+            raise self.failure
+        self._put(self._lines.mark(text))
+
+    def begin(self, lines: Lines, header: bytes) -> None:
+        """Put the header on record and be ready for events.
+
+        Raises:
+            RecordingFailed: as `record`.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._lines = lines
+        self._put(header)
+
+    def cut_if_old(self) -> None:
+        """End the member when its first line is 10 s old."""
+        if self._size and self.failure is None and time.monotonic() - self._began >= MEMBER_SECONDS:
+            self._cut()
+
+    async def end(self, words: str | None) -> None:
+        """Put the totals, and why it ended where it did not end well, on record; wait until the worker has it all.
+
+        Raises:
+            RecordingFailed: as `record`.
+        """
+        if self.failure is None:
+            self._put(self._lines.totals() + (self._lines.mark(words) if words else b""))
+        if self.failure is None and self._size:
+            self._cut()
+        while self._backlog and self.failure is None:
+            self._drained = self._drained or asyncio.Event()
+            await self._drained.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    async def drained(self) -> None:
+        """Wait until the worker has nothing of this session, whether it failed or not."""
+        while self._backlog:
+            self._drained = self._drained or asyncio.Event()
+            await self._drained.wait()
+
+    def fail(self, error: OSError | BastionError, *, tell: bool) -> RecordingFailed:
+        """Stop recording for good; `tell` calls on_failure, once."""
+        if self.failure is None:
+            words = (
+                error.public if isinstance(error, BastionError) else f"the session cannot be recorded: {error.strerror}"
+            )
+            self.failure = RecordingFailed(
+                words, "tell whoever runs the bastion; nothing goes on unrecorded", detail=str(error)
+            )
+            self._wake()
+        if tell and self._on_failure is not None:
+            told, self._on_failure = self._on_failure, None
+            told(self.failure)
+        return self.failure
+
+    def close(self) -> None:
+        """Close the files."""
+        self.closed = True
+        self.wal.close()
+        if self.age.descriptor >= 0:
+            os.close(self.age.descriptor)
+            self.age.descriptor = -1
+
+    def _put(self, lines: bytes) -> None:
+        provisional = self._lines.provisional()
+        if not lines and not provisional:
+            return
+        try:
+            self.wal.append(lines, provisional)
+        except OSError as error:
+            raise self.fail(error, tell=False) from error
+        if lines:
+            self._began = self._began if self._held else time.monotonic()
+            self._held.append(lines)
+            self._size += len(lines)
+            if self._size >= MEMBER:
+                self._cut()
+
+    def _cut(self) -> None:
+        generation, lines = self.wal.generation, b"".join(self._held)
+        self._held, self._size = [], 0
+        try:
+            self.wal.step(self._lines.count)
+            if provisional := self._lines.provisional():
+                self.wal.append(b"", provisional)
+        except OSError as error:
+            raise self.fail(error, tell=False) from error
+        self._backlog += len(lines)
+        future = self._loop.run_in_executor(self._executor, self.age.add, generation, lines)
+        future.add_done_callback(lambda done: self._added(len(lines), done))
+
+    def _added(self, size: int, done: asyncio.Future[None]) -> None:
+        self._backlog -= size
+        error = done.exception()
+        if isinstance(error, OSError):
+            self.fail(error, tell=True)
+        elif error is not None:
+            self._loop.call_exception_handler({"message": "a transcript's worker failed", "exception": error})
+            self.fail(RecordingFailed("the session cannot be recorded: internal error"), tell=True)
+        if self._backlog <= _BACKLOG // 2:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None

@@ -1,0 +1,371 @@
+"""Open, sync, sign and close the transcripts in one directory, and stop the sessions when that fails."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from bastion.errors import BastionError, ConfigurationError, RecordingFailed
+from bastion.model import Request, Session, Target
+from bastion.transcripts import ledger as ledgers
+from bastion.transcripts.asciicast import Input, Lines
+from bastion.transcripts.recipients import digest, parse_recipients
+from bastion.transcripts.recorder import Recorder
+from bastion.transcripts.sealing import (
+    SUFFIX,
+    UID,
+    parts_of,
+    seal,
+    signature_path,
+    sync_folder,
+    transcripts_in,
+    uid_of,
+    write_signature,
+)
+from bastion.transcripts.signing import COMPLETE, Signer
+
+LOCK: Final = ".lock"
+_INTERVAL: Final = 0.5  # two of them, and a failing volume has stopped every session within a second
+_ASK: Final = "tell whoever runs the bastion; nothing goes on unrecorded"
+
+
+class Transcripts:
+    """Records sessions in `directory` for `recipients`, signed with the key at `signing_key`.
+
+    Raises:
+        ConfigurationError: no recipient or a malformed one, a directory that cannot be written, or a signing key that is
+            missing, not ours or open to others.
+    """
+
+    ledger: ledgers.Ledger
+
+    def __init__(
+        self,
+        directory: Path,
+        recipients: Sequence[str],
+        signing_key: Path,
+        *,
+        node: str,
+        input: Input = "no-tty",  # noqa: A002 - the name the configuration gives it
+        stream_limit: int = 64 * 2**20,
+    ) -> None:
+        self._recipients = parse_recipients(recipients)
+        self._digest = digest(self._recipients)
+        self._signer = Signer(signing_key)
+        self._directory = directory
+        self._input: Input = input
+        self._stream_limit = stream_limit
+        _check_writable(directory)
+        self._worker = ThreadPoolExecutor(1, "transcripts-worker")
+        self._syncing = ThreadPoolExecutor(1, "transcripts-syncing")
+        self.ledger = ledgers.Ledger(directory / ledgers.FILE, self._signer, node, self._syncing)
+        self._live: set[Recorder] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._ticking: asyncio.Task[None] | None = None
+        self._volume_failed: OSError | None = None
+        self._lock = -1
+        self._log = structlog.get_logger("bastion.transcripts")
+
+    async def start(self) -> None:
+        """Seal as unclean what a crash left, and begin to sync.
+
+        Raises:
+            ConfigurationError: another server records in this directory.
+            RecordingFailed: the volume does not take the seals.
+        """
+        self._lock = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            self._lock = -1
+            raise ConfigurationError(
+                f"another bastion records in {self._directory}", "stop it, or set another [audit] directory"
+            ) from error
+        try:
+            await self._in_thread(self._seal_leftovers)
+        except OSError as error:
+            raise RecordingFailed(
+                f"cannot seal what a crash left: {error.strerror}", _ASK, detail=str(error)
+            ) from error
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def close(self) -> None:
+        """Wait for the sessions that are being finalised, and stop."""
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._ticking
+            self._ticking = None
+        for executor in (self._worker, self._syncing):
+            executor.shutdown()
+        for recorder in self._live:
+            recorder.close()
+        self._live.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def open(
+        self, session: Session, request: Request, target: Target, *, on_failure: Callable[[BastionError], None]
+    ) -> AbstractAsyncContextManager[Recorder]:
+        """Open the transcript of a session; leaving finalises it, also when an exception passes through.
+
+        `on_failure` is called once, on the event loop, when recording fails in the background.
+
+        Raises:
+            RecordingFailed: it cannot be opened, and nothing may run; or, on leaving, it could not be finalised.
+        """
+        return self._open(session, request, target, on_failure)
+
+    @asynccontextmanager
+    async def _open(
+        self, session: Session, request: Request, target: Target, on_failure: Callable[[BastionError], None]
+    ) -> AsyncIterator[Recorder]:
+        recorder = await self._begin(session, request, target, on_failure)
+        try:
+            yield recorder
+        except BaseException as error:
+            with suppress(RecordingFailed):
+                await self._leave(recorder, _words(error))
+            raise
+        await self._leave(recorder, None)
+
+    async def _begin(
+        self, session: Session, request: Request, target: Target, on_failure: Callable[[BastionError], None]
+    ) -> Recorder:
+        if self._volume_failed is not None:
+            raise RecordingFailed(
+                "the transcript volume failed and is not trusted any more", _ASK, detail=str(self._volume_failed)
+            )
+        if UID.fullmatch(session.uid) is None:
+            raise RecordingFailed("the session has no usable uid", _ASK)
+        lines = Lines(self._input, self._stream_limit, tty=request.terminal is not None)
+        header = lines.header(session, request, target, self._digest)
+        recorder: Recorder = await self._in_thread(self._create, session, on_failure)
+        try:
+            recorder.begin(lines, header)
+        except RecordingFailed:
+            await self._in_thread(self._close_unclean, recorder)
+            raise
+        self._live.add(recorder)
+        return recorder
+
+    def _create(self, session: Session, on_failure: Callable[[BastionError], None]) -> Recorder:
+        folder = self._directory / f"{session.created_at:%Y/%m/%d}"
+        path = folder / f"{session.uid}{SUFFIX}"
+        try:
+            self._signer.check()
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            recorder = Recorder(session.uid, folder, self._recipients, self._worker, on_failure)
+        except FileExistsError as error:
+            raise RecordingFailed("there is a transcript of this session already", _ASK, detail=str(error)) from error
+        except ConfigurationError as error:
+            raise RecordingFailed(error.public, error.hint) from error
+        except OSError as error:
+            _remove(path)
+            raise RecordingFailed(
+                f"the session cannot be recorded: {error.strerror}", _ASK, detail=str(error)
+            ) from error
+        fields = {"uid": session.uid, "path": str(path.relative_to(self._directory)), "recipients": self._digest}
+        about = {
+            "user": session.user,
+            "stack": session.stack,
+            "service": session.service_name,
+            "key_fingerprint": session.key_fingerprint,
+        }
+        try:
+            self.ledger.write("opened", fields | about, sync=False)  # the next checkpoint brings it to the disk
+        except RecordingFailed:
+            recorder.close()
+            _remove(path)
+            raise
+        return recorder
+
+    async def _leave(self, recorder: Recorder, words: str | None) -> None:
+        task = asyncio.create_task(self._finalise(recorder, words))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._log.error("transcript-not-finalised", uid=recorder.uid, error=str(error))
+            raise
+
+    async def _finalise(self, recorder: Recorder, words: str | None) -> None:
+        try:
+            await recorder.end(words)
+            await asyncio.get_running_loop().run_in_executor(self._worker, recorder.age.finish)
+            await self._in_thread(self._close_clean, recorder)
+        except (RecordingFailed, OSError) as error:
+            failure = recorder.fail(error, tell=False)
+            await recorder.drained()
+            await self._in_thread(self._close_unclean, recorder)
+            raise failure from error
+        finally:
+            self._live.discard(recorder)
+
+    def _close_clean(self, recorder: Recorder) -> None:
+        if recorder.failure is not None:
+            raise recorder.failure
+        path = recorder.path
+        size, _, running = recorder.age.state()
+        self._sync(recorder.age.descriptor)
+        write_signature(path, self._signer.sign_file(running.digest(), COMPLETE))
+        relative = str(path.relative_to(self._directory))
+        self.ledger.write(
+            "closed", {"uid": recorder.uid, "path": relative, "size": size, "sha256": running.hexdigest()}
+        )
+        recorder.close()
+        for part in parts_of(path):
+            part.unlink()
+
+    def _close_unclean(self, recorder: Recorder) -> None:
+        recorder.close()
+        failure = recorder.failure
+        reason = failure.public if failure else "recording failed"
+        self._log.error("recording-failed", uid=recorder.uid, reason=reason, detail=failure.detail if failure else "")
+        try:
+            signature_path(recorder.path).unlink(missing_ok=True)
+            seal(self._directory, recorder.path, self._signer, self.ledger, reason)
+        except (OSError, RecordingFailed) as error:
+            self._log.error("transcript-not-sealed", uid=recorder.uid, error=str(error), next="the next start seals it")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            live = list(self._live)
+            for recorder in live:
+                try:
+                    recorder.cut_if_old()
+                except RecordingFailed as error:
+                    recorder.fail(error, tell=True)
+            try:
+                await self._in_thread(self._checkpoint, live)
+            except (OSError, BastionError) as error:
+                for recorder in list(self._live):
+                    recorder.fail(error, tell=True)
+
+    def _checkpoint(self, recorders: list[Recorder]) -> None:
+        self._signer.check()
+        sessions, done = {}, []
+        for recorder in recorders:
+            if recorder.closed or recorder.failure is not None:
+                continue
+            sizes = (recorder.age.size, *(part.size for part in recorder.wal.parts))
+            if sizes != recorder.listed:
+                sessions[recorder.uid] = self._sync_session(recorder)
+                done.append((recorder, sizes))
+        if not sessions:
+            return
+        self.ledger.write("checkpoint", {"sessions": sessions})
+        for recorder, sizes in done:
+            recorder.listed = sizes
+            # only now: verify asks for every write-ahead file that the last checkpoint names
+            for part in [
+                part for part in recorder.wal.parts if part.last is not None and part.last <= recorder.durable
+            ]:
+                recorder.wal.parts.remove(part)
+                part.path.unlink()
+
+    def _sync_session(self, recorder: Recorder) -> dict[str, Any]:
+        size, emitted, running = recorder.age.state()
+        parts = list(recorder.wal.parts)
+        if size != recorder.age.synced:
+            self._sync(recorder.age.descriptor)
+            recorder.age.synced = size
+        recorder.durable = max(recorder.durable, recorder.age.durable(emitted))
+        listed = {}
+        for part in parts:
+            finished = part.last is not None
+            upto = part.size
+            if not part.synced:
+                sync_folder(part.path.parent)
+            if upto != part.synced:
+                self._sync(part.descriptor)
+                part.synced = upto
+            while part.hashed < upto:
+                block = os.pread(part.descriptor, min(2**20, upto - part.hashed), part.hashed)
+                if not block:
+                    raise RecordingFailed("a write-ahead file was cut under us", _ASK, detail=str(part.path))
+                part.digest.update(block)
+                part.hashed += len(block)
+            if finished and part.descriptor >= 0:
+                os.close(part.descriptor)
+                part.descriptor = -1
+            if part.last is None or part.last > recorder.durable:
+                listed[part.path.name] = [upto, part.digest.hexdigest()]
+        return {"age": [size, running.hexdigest()], "wal": listed}
+
+    def _sync(self, descriptor: int) -> None:
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            # the pages that failed are clean by now and would be lost: never ask again (PostgreSQL's lesson of 2018)
+            self._volume_failed = error
+            raise
+
+    def _seal_leftovers(self) -> None:
+        found = [
+            path for path in transcripts_in(self._directory) if parts_of(path) or not signature_path(path).exists()
+        ]
+        if not found:
+            return
+        last = {}
+        if self.ledger.path.exists():
+            names = {uid_of(path) for path in found}
+            for entry in ledgers.read(self.ledger.path, None):
+                if entry.fields.get("uid") in names:
+                    last[entry.fields["uid"]] = entry.fields.get("event")
+        for path in found:
+            match last.get(uid_of(path)):
+                case "closed" if signature_path(path).exists():
+                    for part in parts_of(path):
+                        part.unlink()
+                case "sealed" if signature_path(path).exists():
+                    continue
+                case _:
+                    seal(self._directory, path, self._signer, self.ledger, "the bastion ended while it was open")
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._syncing, function, *arguments)
+
+
+def _check_writable(directory: Path) -> None:
+    probe = directory / f".writable.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write transcripts in {directory}: {error.strerror}",
+            "make [audit] directory writable for this user",
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    for leftover in [path, *parts_of(path)]:
+        with suppress(OSError):
+            leftover.unlink(missing_ok=True)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return min(
+            (_words(inner) for inner in error.exceptions),
+            key=lambda words: words in ("client disconnected", "internal error"),
+        )
+    if isinstance(error, BastionError):
+        return error.public
+    return "client disconnected" if isinstance(error, (asyncio.CancelledError, ConnectionError)) else "internal error"
