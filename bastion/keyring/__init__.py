@@ -77,7 +77,8 @@ class Keyring:
         self._clock = Clock(home / "clock", wall)
         self._snapshot = Snapshot()
         self._stamp: tuple[object, ...] = ()
-        self._read_at: float | None = None
+        self._read_at: float | None = None  # None once a second reading found the same: file times are coarse
+        self._known_problems: Sequence[str] = []
 
     def load(self) -> None:
         """Check the key home and read it; lines that are not accepted are in `problems`.
@@ -108,18 +109,19 @@ class Keyring:
         return [*faults, *auditors.faults(self.home / "auditors")]
 
     def refresh(self) -> bool:
-        """Read the files again if one changed; tell whether that changed who may enter. Never raises.
+        """Read the files again if one changed; tell whether that changed who may enter, or `problems`. Never raises.
 
         Meant to be called every 2 s; while nothing changes it costs one `stat` a file.
         """
         self._clock.persist()
         current, at = stamp(self.home), time.monotonic()
-        if current == self._stamp and self._read_at is None:
-            return False
-        settled = current == self._stamp and self._read_at is not None and at - self._read_at > _SETTLED
-        before, after = self._snapshot, take(self.home, _judge, self._snapshot)
-        self._snapshot, self._stamp, self._read_at = after, current, None if settled else at
-        return before != after
+        before, known = self._snapshot, self._known_problems
+        if current != self._stamp or self._read_at is not None:
+            settled = current == self._stamp and self._read_at is not None and at - self._read_at > _SETTLED
+            self._snapshot = take(self.home, _judge, before)
+            self._stamp, self._read_at = current, None if settled else at
+        self._known_problems = self.problems
+        return before != self._snapshot or known != self._known_problems
 
     @property
     def problems(self) -> list[str]:

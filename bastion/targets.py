@@ -1,0 +1,238 @@
+"""A name becomes one running container; the only place that knows the name grammar `service[.N][+container]@stack`."""
+
+import asyncio
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from bastion.config import StackSettings
+from bastion.errors import NoSuchTarget, Refused, RuntimeUnreachable
+from bastion.model import Identity, Name, Target
+from bastion.runtimes import Runtime
+
+NAME_LIMIT: Final = 320  # bytes of the whole name
+SHOWN: Final = 20  # names listed in a hint
+STACK_VARIABLE: Final = "BASTION_STACK"
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_FORM = "write SERVICE@STACK: names of letters, digits, dots, dashes and underscores, such as web@mystack"
+
+MayEnter = Callable[[str, str], bool]
+
+
+def parse(text: str) -> Name:
+    """Take a name apart: `service[.N][+container][@stack]`, ASCII, at most 320 bytes, each part at most 253.
+
+    Raises:
+        NoSuchTarget: it is no name; nothing may be looked up for it.
+    """
+    left, at, stack = text.partition("@")
+    service, plus, container = left.partition("+")
+    parts = [service, *([container] if plus else []), *([stack] if at else [])]
+    if len(text) > NAME_LIMIT or not all(_PART.fullmatch(part) for part in parts):
+        raise NoSuchTarget("that is not a name of anything here", _FORM)
+    return Name(service, container if plus else None, stack if at else None)
+
+
+class Targets:
+    """Finds the stack a name leaves out, and the container it means.
+
+    `runtimes` is keyed by the engine's host, and a target's `runtime` becomes that key. A stack is looked for on the
+    engine that its `[[stacks]]` entry names, else on the default one, and nowhere else.
+    """
+
+    def __init__(self, runtimes: Mapping[str, Runtime], stacks: Sequence[StackSettings], default: str) -> None:
+        self._runtimes = runtimes
+        self._stacks = {stack.name: stack for stack in stacks}
+        self._listening = [(_endpoint(stack.listen), stack.name) for stack in stacks if stack.listen]
+        self._default = default
+
+    async def choose_stack(
+        self,
+        name: Name,
+        identity: Identity,
+        local_address: str,
+        environment: Mapping[str, str],
+        may_enter: MayEnter,
+        *,
+        literal_stacks: Collection[str] | None = None,
+    ) -> Name:
+        """Return the name with its stack: the one written, or the first of these that there is.
+
+        The stack of the local address that the client connected to, the one the key was issued for, BASTION_STACK, the
+        only one the user may enter. `literal_stacks` are those of the grants, where no wildcard is in them; then no
+        engine is asked.
+
+        Raises:
+            NoSuchTarget: none of these names one stack; the hint lists what the user may name.
+            Refused: there is nothing that the user may enter.
+            RuntimeUnreachable: the engine does not answer.
+        """
+        if name.stack is not None:
+            return name
+        if stack := self._listening_for(local_address) or identity.key_stack:
+            return replace(name, stack=stack)
+        if STACK_VARIABLE in environment:
+            if not _PART.fullmatch(environment[STACK_VARIABLE]):
+                raise NoSuchTarget(
+                    f"{STACK_VARIABLE} is not the name of a stack", f"ssh -o SetEnv={STACK_VARIABLE}=mystack"
+                )
+            return replace(name, stack=environment[STACK_VARIABLE])
+        stacks = (
+            set(literal_stacks) if literal_stacks is not None else {stack for stack, _ in await self.listing(may_enter)}
+        )
+        if len(stacks) == 1:
+            return replace(name, stack=stacks.pop())
+        if not stacks and literal_stacks is not None:
+            raise Refused(f"no grant lets {identity.user} enter anything", "ask whoever runs this bastion for a grant")
+        raise NoSuchTarget(f"{name.service} of which stack?", await self._choices(name.service, may_enter))
+
+    async def resolve(self, name: Name, may_enter: MayEnter) -> Target:
+        """Return the one running container that the name means, with the user and shell of its `[[stacks]]` entry.
+
+        A name that exists as written wins over reading a trailing `.N` as a replica; without one the first replica by
+        name is meant. The container found must be of a service that the user may enter, whatever name led to it.
+
+        Raises:
+            NoSuchTarget: there is none; the hint lists what there is.
+            Refused: it is of a service that the user may not enter.
+            RuntimeUnreachable: the engine does not answer.
+        """
+        stack = name.stack or ""
+        found = await self._runtime(stack).find(stack, name.service)
+        replica = name.replica()
+        if not found and replica is not None:
+            found = self._pick_replica(stack, await self._runtime(stack).find(stack, replica[0]), *replica)
+        if name.container is not None and found:
+            found = _pick_container(name.container, found, f"{name.service}@{stack}")
+        if not found:
+            raise NoSuchTarget(
+                f"no service {name.service} runs in {stack}", await self._suggestions(name.service, stack, may_enter)
+            )
+        target = found[0]
+        if not may_enter(stack, target.service):
+            raise Refused(
+                f"no grant lets you enter {name.service}@{stack}", await self._choices(name.service, may_enter)
+            )
+        settings = self._stacks.get(stack)
+        return replace(
+            target,
+            runtime=self._key(stack),
+            user=settings.user if settings else None,
+            shell=settings.shell if settings else None,
+        )
+
+    async def listing(self, may_enter: MayEnter) -> list[tuple[str, str]]:
+        """List (stack, service) of everything that runs and that the user may enter, sorted.
+
+        Labels may hold anything; what nobody could name is left out.
+
+        Raises:
+            RuntimeUnreachable: an engine does not answer.
+        """
+        answers = await asyncio.gather(*(self._services(key) for key in self._runtimes))
+        return sorted({found for services in answers for found in services if may_enter(*found)})
+
+    async def _services(self, key: str) -> list[tuple[str, str]]:
+        services = await self._runtimes[key].services()
+        return [
+            (stack, service)
+            for stack, service in services
+            if self._key(stack) == key and _PART.fullmatch(stack) and _PART.fullmatch(service)
+        ]
+
+    def _key(self, stack: str) -> str:
+        settings = self._stacks.get(stack)
+        return self._default if settings is None or settings.host is None else settings.host
+
+    def _runtime(self, stack: str) -> Runtime:
+        return self._runtimes[self._key(stack)]
+
+    def _listening_for(self, local_address: str) -> str | None:
+        address, port = _endpoint(local_address)
+        for (listening, on), stack in self._listening:
+            if listening == address and (on is None or port is None or on == port):
+                return stack
+        return None
+
+    def _pick_replica(self, stack: str, found: list[Target], service: str, number: int) -> list[Target]:
+        if found and number > len(found):
+            words = f"{len(found)} replicas" if len(found) > 1 else "1 replica"
+            raise NoSuchTarget(
+                f"{service}@{stack} has {words} and no number {number}", f"{service}.1@{stack} is the first"
+            )
+        return found[number - 1 : number]
+
+    async def _suggestions(self, service: str, stack: str, may_enter: MayEnter) -> str:
+        """Say what was perhaps meant, and what there is, of what the user may enter."""
+        listing = await self._known(may_enter)
+        services = [other for in_stack, other in listing if in_stack == stack]
+        stacks = sorted({in_stack for in_stack, _ in listing})
+        if not services:
+            close = difflib.get_close_matches(stack, stacks, n=1)
+            return _joined(
+                _did_you_mean(f"{service}@{close[0]}") if close else "", _enumerate("stacks that run", stacks)
+            )
+        if service in stacks:
+            example = next(other for in_stack, other in listing if in_stack == service)
+            return f"{service} is a stack: name a service of it too, such as {example}@{service}"
+        close = difflib.get_close_matches(service, services, n=1)
+        return _joined(
+            _did_you_mean(f"{close[0]}@{stack}") if close else "", _enumerate(f"services of {stack}", services)
+        )
+
+    async def _choices(self, service: str, may_enter: MayEnter) -> str:
+        """List what the user may name; what has the service that was asked for comes first."""
+        listing = await self._known(may_enter)
+        if any(stack == service for stack, _ in listing):
+            listing = [found for found in listing if found[0] == service]
+        listing.sort(key=lambda found: found[1] != service)
+        return _enumerate("you may name", [f"{other}@{stack}" for stack, other in listing])
+
+    async def _known(self, may_enter: MayEnter) -> list[tuple[str, str]]:
+        """List what runs for a hint: an engine that does not answer does not spoil the answer."""
+        try:
+            return await self.listing(may_enter)
+        except RuntimeUnreachable:
+            return []
+
+
+def _pick_container(container: str, found: list[Target], words: str) -> list[Target]:
+    """Keep the container of that name: a Docker container holds no others, so only its own name fits."""
+    picked = [target for target in found if target.container_name == container]
+    if not picked:
+        names = [target.container_name for target in found if _PART.fullmatch(target.container_name)]
+        raise NoSuchTarget(f"{words} has no container {container}", _enumerate("containers", names))
+    return picked
+
+
+def _endpoint(text: str) -> tuple[object, int | None]:
+    """Read `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`; what is no address is compared as it stands."""
+    host, port = text, None
+    match = re.fullmatch(r"\[([^\]]+)\]:(\d{1,5})|([^:]+):(\d{1,5})", text, re.ASCII)
+    if match is not None:
+        host, port = match[1] or match[3], int(match[2] or match[4])
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host, port
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address, port
+
+
+def _did_you_mean(name: str) -> str:
+    return f"did you mean {name}?"
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def _enumerate(what: str, names: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(names))
+    if not distinct:
+        return "nothing runs that you may enter"
+    more = f" and {len(distinct) - SHOWN} more" if len(distinct) > SHOWN else ""
+    return f"{what}: {', '.join(distinct[:SHOWN])}{more}"
