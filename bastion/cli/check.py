@@ -1,0 +1,172 @@
+"""`bastion check`: say in one pass everything that would stop the server, each with what to do about it."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from bastion.cli.options import ConfigOption, JsonOption
+from bastion.cli.output import show_error, write_json, write_table
+from bastion.errors import BastionError, ConfigurationError
+
+if TYPE_CHECKING:
+    from bastion.config import Settings
+    from bastion.keyring import Keyring
+
+_SPACE_WANTED = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part of the bastion: what was found there, and when something is wrong, a hint that mends it."""
+
+    part: str
+    right: bool
+    words: str
+    hint: str = ""
+
+
+def check(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say what is wrong with the configuration, the key home, the engines and the folders; exit 1 when anything is.
+
+    Run it as the user that the server runs as: it looks at what that user may read and write.
+    """
+    findings = list(_findings(config))
+    if as_json:
+        write_json({"right": all(one.right for one in findings), "findings": [asdict(one) for one in findings]})
+    else:
+        write_table(("PART", "FOUND"), [(one.part, one.words) for one in findings if one.right])
+        for one in findings:
+            if not one.right:
+                show_error(f"{one.part}: {one.words}", one.hint)
+    if not all(one.right for one in findings):
+        raise typer.Exit(1)
+
+
+def _findings(config: Path | None) -> Iterator[Finding]:
+    from bastion.config import load, locate
+    from bastion.keyring import Keyring
+
+    try:
+        path = locate(config)
+        settings = load(path)
+    except ConfigurationError as error:
+        yield _wrong("configuration", error)
+        return
+    yield Finding("configuration", right=True, words=str(path or "the defaults: there is no file"))
+    yield from _look_at_grants(settings)
+    yield from _look_at_addresses(settings)
+    keyring = Keyring(settings.keys.home)
+    yield from _look_at_keys(keyring)
+    yield from _look_at_recipients(settings, keyring)
+    yield from _look_at_transcripts(settings.audit.directory)
+    yield from _look_at_socket(settings.api.socket)
+    yield from asyncio.run(_look_at_engines(settings))
+
+
+def _wrong(part: str, error: BastionError) -> Finding:
+    return Finding(part, right=False, words=error.public, hint=error.hint)
+
+
+def _look_at_grants(settings: "Settings") -> Iterator[Finding]:
+    if settings.grants:
+        users = sorted({user for grant in settings.grants for user in grant.users})
+        yield Finding("grants", right=True, words=f"{len(settings.grants)} for {', '.join(users)}")
+    else:
+        yield Finding(
+            "grants", right=False, words="there are none, so nobody may enter anything", hint="add [[grants]]"
+        )
+
+
+def _look_at_addresses(settings: "Settings") -> Iterator[Finding]:
+    for address in settings.ssh.listen:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal() and int(port) < 2**16:
+            yield Finding("ssh", right=True, words=f"listens on {address}")
+        else:
+            yield Finding(
+                "ssh", right=False, words=f"{address} is no HOST:PORT", hint="write 127.0.0.1:2222 or [::1]:2222"
+            )
+
+
+def _look_at_keys(keyring: "Keyring") -> Iterator[Finding]:
+    if faults := keyring.faults():
+        yield from (_wrong("key home", fault) for fault in faults)
+        return
+    users = [key.user for key in keyring.list() if key.state == "good"]
+    yield Finding("key home", right=True, words=f"{keyring.home}: {len(users)} keys of {len(set(users))} users")
+    for problem in keyring.problems:
+        yield Finding("key home", right=False, words=problem, hint="mend or remove that line: it lets nobody in")
+
+
+def _look_at_recipients(settings: "Settings", keyring: "Keyring") -> Iterator[Finding]:
+    from bastion.transcripts.recipients import parse_recipients
+
+    try:
+        recipients = [*settings.audit.recipients, *keyring.auditor_recipients()]
+        parse_recipients(recipients)
+    except ConfigurationError as error:
+        yield _wrong("auditors", error)
+    else:
+        yield Finding("auditors", right=True, words=f"{len(recipients)} can open transcripts")
+
+
+def _look_at_transcripts(folder: Path) -> Iterator[Finding]:
+    if found := _folder_fault("transcripts", folder):
+        yield found
+        return
+    space = os.statvfs(_nearest(folder))
+    free = space.f_bavail * space.f_frsize
+    words = f"{folder}: {free // 2**20} MiB free"
+    if free < _SPACE_WANTED:
+        yield Finding("transcripts", right=False, words=words, hint="make room: what cannot be recorded is ended")
+    else:
+        yield Finding("transcripts", right=True, words=words)
+
+
+def _look_at_socket(path: Path) -> Iterator[Finding]:
+    found = _folder_fault("api socket", path.parent)
+    if found is None and path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+        found = Finding("api socket", right=False, words=f"{path} is there and is no socket", hint="set [api] listen")
+    yield found or Finding("api socket", right=True, words=str(path))
+
+
+async def _look_at_engines(settings: "Settings") -> list[Finding]:
+    from bastion.app import build_runtimes
+
+    try:
+        runtimes = build_runtimes(settings)
+    except ConfigurationError as error:
+        return [_wrong("engine", error)]
+    findings = []
+    for host, runtime in runtimes.items():
+        try:
+            findings.append(Finding("engine", right=True, words=f"{await runtime.ping()} at {host}"))
+        except BastionError as error:
+            findings.append(_wrong("engine", error))
+        finally:
+            await runtime.close()
+    return findings
+
+
+def _folder_fault(part: str, folder: Path) -> Finding | None:
+    """Look whether we may make files in a folder, or make the folder itself."""
+    nearest = _nearest(folder)
+    tests: list[tuple[Callable[[], bool], str, str]] = [
+        (nearest.is_dir, f"{nearest} is no folder", "remove it, or configure another path"),
+        (
+            lambda: os.access(nearest, os.W_OK | os.X_OK),
+            f"user id {os.geteuid()} may not write in {nearest}",
+            f"install -d -o USER -m 700 {folder}, with the server's user, or configure another path",
+        ),
+    ]
+    return next((Finding(part, right=False, words=words, hint=hint) for test, words, hint in tests if not test()), None)
+
+
+def _nearest(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

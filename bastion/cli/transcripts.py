@@ -1,0 +1,177 @@
+"""`bastion transcripts …`: list and verify what was recorded; show, play and export it to an auditor."""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bastion.cli.files import new_private_file
+from bastion.cli.options import ConfigOption, JsonOption, OutputOption, read_settings
+from bastion.cli.output import show_error, write_fields, write_json, write_table
+from bastion.errors import TranscriptError
+
+if TYPE_CHECKING:
+    from bastion.transcripts import Transcript
+
+app = typer.Typer(help="List, show, play, export and verify what was recorded.")
+
+Uid = Annotated[str, typer.Argument(metavar="UID", help="The session's uid, or `last`.")]
+IdentityOption = Annotated[
+    Path, typer.Option("--identity", metavar="KEY", help="An auditor's age identity, or ssh-ed25519 private key.")
+]
+_OF_THE_LEDGER = ("user", "stack", "service")
+
+
+@app.command("list")
+def list_all(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List every transcript, oldest first, with what the ledger says of its session."""
+    from bastion.transcripts import list_transcripts
+
+    folder = read_settings(config).audit.directory
+    opened = {str(entry.get("uid")): entry for entry in _ledger(folder) if entry.get("event") == "opened"}
+    found = sorted(list_transcripts(folder), key=lambda one: str(opened.get(one.uid, {}).get("time", "")))
+    if as_json:
+        write_json({"transcripts": [asdict(one) | {"opened": opened.get(one.uid)} for one in found]})
+        return
+    rows = []
+    for one in found:
+        facts = opened.get(one.uid, {})
+        rows.append(
+            (one.uid, str(facts.get("time", ""))[:19], *(facts.get(key) for key in _OF_THE_LEDGER), one.state, one.size)
+        )
+    write_table(("UID", "OPENED", "USER", "STACK", "SERVICE", "STATE", "BYTES"), rows)
+
+
+@app.command("show")
+def show(
+    uid: Uid,
+    *,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", metavar="KEY", help="An auditor's identity: shows the session too.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one transcript: its files, its lines in the ledger, and for an auditor its session."""
+    from bastion.transcripts import lines
+
+    folder = read_settings(config).audit.directory
+    found = _find(folder, uid)
+    events = [entry for entry in _ledger(folder) if entry.get("uid") == found.uid]
+    facts: dict[str, Any] = asdict(found)
+    if identity is not None:
+        header = next(lines(folder, found.uid, identity), "")
+        facts["header"] = _header(header)
+    if as_json:
+        write_json(facts | {"ledger": events})
+        return
+    session = facts.pop("header", {}).get("bastion", {})
+    write_fields(facts | {event["event"]: event.get("time") for event in events if "event" in event} | session)
+
+
+@app.command("play")
+def play(
+    uid: Uid,
+    *,
+    identity: IdentityOption,
+    speed: Annotated[float, typer.Option("--speed", metavar="N", min=0, help="Times as fast; 0 does not wait.")] = 1.0,
+    config: ConfigOption = None,
+) -> None:
+    """Play a session on this terminal, without the escape sequences that answer back, reach outside or hurt."""
+    from bastion import transcripts
+
+    folder = read_settings(config).audit.directory
+    rows = transcripts.lines(folder, _find(folder, uid).uid, identity)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a replaced stdout has no such method
+    try:
+        transcripts.play(rows, sys.stdout, speed)
+    finally:
+        sys.stdout.write("\n" if sys.stdout.isatty() else "")
+
+
+@app.command("export")
+def export(uid: Uid, *, identity: IdentityOption, output: OutputOption = None, config: ConfigOption = None) -> None:
+    """Give a session's asciicast lines, decrypted and merged with the write-ahead files when it did not end cleanly."""
+    from bastion.transcripts import lines
+
+    folder = read_settings(config).audit.directory
+    rows = lines(folder, _find(folder, uid).uid, identity)
+    rows = itertools.chain([next(rows)], rows)  # a wrong identity must leave no empty file
+    if output is None:
+        for row in rows:
+            sys.stdout.buffer.write(row.encode() + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    with new_private_file(output) as file:
+        for row in rows:
+            file.write(row.encode() + b"\n")
+
+
+@app.command("verify")
+def verify(
+    uid: Annotated[
+        str | None, typer.Argument(metavar="[UID]", help="One session's uid, or `last`; all without it.")
+    ] = None,
+    *,
+    signing_key: Annotated[
+        Path | None,
+        typer.Option("--signing-key", metavar="FILE", help="Public half.  [default: signing/signing_ed25519.pub]"),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold transcripts, ledger and signatures against each other; exit 1 when anything is not as it was written."""
+    from bastion import transcripts
+    from bastion.keyring import Keyring
+
+    settings = read_settings(config)
+    private = Keyring(settings.keys.home).signing_key
+    wanted = None if uid is None else _find(settings.audit.directory, uid).uid if uid == "last" else uid
+    findings = transcripts.verify(settings.audit.directory, signing_key or private.with_name(f"{private.name}.pub"))
+    if wanted is not None:
+        findings = [one for one in findings if one.uid in {"", wanted}]
+        if not any(one.uid for one in findings):
+            raise TranscriptError(f"nothing is known of {wanted[:64]}", "bastion transcripts list shows all")
+    if as_json:
+        sound = all(one.is_sound for one in findings)
+        write_json({"sound": sound, "findings": [asdict(one) | {"sound": one.is_sound} for one in findings]})
+    else:
+        write_table(("UID", "VERDICT", "FOUND"), [(f.uid, f.verdict, f.words) for f in findings if f.is_sound])
+        for one in findings:
+            if not one.is_sound:
+                show_error(f"{one.uid or 'ledger'}: {one.verdict}: {one.words}")
+    if not all(one.is_sound for one in findings):
+        raise typer.Exit(1)
+
+
+def _find(folder: Path, uid: str) -> "Transcript":
+    from bastion.transcripts import find, list_transcripts
+
+    if uid != "last":
+        return find(folder, uid)
+    if not (all_of_them := list_transcripts(folder)):
+        raise TranscriptError(f"there is no transcript in {folder}", "connect once, and there is one")
+    return max(all_of_them, key=lambda one: one.path.stat().st_mtime_ns)
+
+
+def _ledger(folder: Path) -> Iterator[dict[str, Any]]:
+    from bastion.transcripts.ledger import FILE, read
+
+    if (folder / FILE).exists():
+        for entry in read(folder / FILE, None):
+            yield entry.fields
+
+
+def _header(row: str) -> dict[str, Any]:
+    try:
+        header = json.loads(row)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise TranscriptError("the transcript has no header", "bastion transcripts verify tells what is wrong with it")
+    return header
