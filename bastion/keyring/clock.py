@@ -23,21 +23,22 @@ class Clock:
         self._mark = 0.0
         self._marked_at = time.monotonic()
         self._persisted = 0.0
-        self._fault = ""
+        self._read_fault = ""
+        self._write_fault = ""
 
     def load(self) -> None:
         """Take over the highest time that the file knows; what is wrong with the file is in `problems`."""
-        self._fault = ""
+        self._read_fault = ""
         try:
             with self._path.open("rb") as file:
                 text = file.read(_SIZE_LIMIT).strip()
         except FileNotFoundError:
             return
         except OSError as error:
-            self._fault = f"{self._path}: cannot be read: {error.strerror}"
+            self._read_fault = f"{self._path}: cannot be read: {error.strerror}"
             return
         if not (text.isdigit() and text.isascii()):
-            self._fault = f"{self._path}: is no number of seconds; remove the file"
+            self._read_fault = f"{self._path}: was no number of seconds; it is written anew"
             return
         self._raise_to(float(int(text)))
         self._persisted = float(int(text))
@@ -59,15 +60,15 @@ class Clock:
         self._persisted = now
         try:
             write_private(self._path, b"%d\n" % now)
-            self._fault = ""
+            self._write_fault = ""
         except OSError as error:
-            self._fault = f"{self._path}: cannot be written: {error.strerror}"
+            self._write_fault = f"{self._path}: cannot be written: {error.strerror}"
 
     @property
     def problems(self) -> list[str]:
         """What an operator must know: a file that does not serve, a wall clock that was set back."""
         behind = self.now() - self._wall()
-        words = [self._fault] if self._fault else []
+        words = [fault for fault in (self._read_fault, self._write_fault) if fault]
         if behind > SKEW:
             words.append(
                 f"{self._path}: the clock is {behind / 60:.0f} minutes behind the latest time seen;"
