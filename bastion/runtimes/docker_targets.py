@@ -1,0 +1,77 @@
+"""Read what the engine says of a container: which service of which stack it is, and what makes it unsafe to enter."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from bastion.model import Target
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_LABELS: Final = (
+    ("bastion.stack", "bastion.service"),
+    ("com.docker.compose.project", "com.docker.compose.service"),
+    ("com.docker.stack.namespace", "com.docker.swarm.service.name"),
+)
+_OWN_STACK: Final = "docker"
+_ENGINE_SOCKETS: Final = frozenset(
+    {"docker.sock", "podman.sock", "containerd.sock", "crio.sock", "docker.sock.raw", "buildkitd.sock"}
+)
+_SOCKET_FOLDERS: Final = frozenset({"/", "/run", "/var", "/var/run", "/run/docker", "/run/podman", "/run/containerd"})
+
+
+def container_name(names: object) -> str | None:
+    """Return the container's own name of those the engine lists (the others are links, with a second slash)."""
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str) and _NAME.fullmatch(name.removeprefix("/")):
+            return name.removeprefix("/")
+    return None
+
+
+def place(labels: Mapping[str, str] | None, name: str) -> tuple[str, str] | None:
+    """Return (stack, service) by the first pair of labels there is, or ("docker", name); None if they are no names."""
+    for stack_label, service_label in _LABELS:
+        stack, service = (labels or {}).get(stack_label), (labels or {}).get(service_label)
+        if stack is not None and service is not None:
+            if stack_label == "com.docker.stack.namespace":
+                service = service.removeprefix(f"{stack}_")
+            break
+    else:
+        stack, service = _OWN_STACK, name
+    return (stack, service) if _NAME.fullmatch(stack) and _NAME.fullmatch(service) else None
+
+
+def target(runtime: str, where: tuple[str, str], name: str, details: Mapping[str, Any]) -> Target:
+    """Make the target of one container from the engine's full description of it."""
+    return Target(
+        runtime=runtime,
+        stack=where[0],
+        service=where[1],
+        container_id=str(details["Id"]),
+        container_name=name,
+        image=str((details.get("Config") or {}).get("Image", "")),
+        image_digest=str(details.get("Image", "")),
+        hazards=hazards(details),
+    )
+
+
+def hazards(details: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say why entering the container would be entering its host."""
+    host = details.get("HostConfig") or {}
+    found = []
+    if host.get("Privileged"):
+        found.append("is privileged")
+    if host.get("PidMode") == "host":
+        found.append("shares the host's pid namespace")
+    sources = [str(mount.get("Source", "")) for mount in details.get("Mounts") or []]
+    sources += [str(bind).split(":", 1)[0] for bind in host.get("Binds") or []]
+    if any(_opens_engine(source) for source in sources):
+        found.append("mounts the Docker socket")
+    return tuple(found)
+
+
+def _opens_engine(source: str) -> bool:
+    if not source.startswith("/"):
+        return False
+    path = PurePosixPath("/" + source.strip("/"))
+    return path.name in _ENGINE_SOCKETS or str(path) in _SOCKET_FOLDERS

@@ -1,0 +1,199 @@
+"""Assemble every shell command line there is: the user's own, and the scripts that signal and end what it started."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from bastion.errors import RuntimeFailed
+from bastion.model import Request
+
+MARKER: Final = "BASTION_SESSION"
+MAX_ARGUMENT: Final = 128 * 1024 - 1  # bytes in one argv element: Linux's MAX_ARG_STRLEN less its closing NUL
+
+SIGNALS: Final = frozenset(
+    {"ABRT", "ALRM", "CONT", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "STOP", "TERM", "TSTP"}
+    | {"USR1", "USR2", "WINCH"}
+)
+
+PROBE: Final = ("sh", "-c", "command -v bash >/dev/null 2>&1 && echo bash || echo sh")
+
+TICK: Final = 0.1  # seconds between two lines on the ending script's standard input
+
+# Every pid whose environment holds the marker, printed one a line. The scripts use builtins alone where an image has no
+# grep, and are paced by lines on standard input because it may have no sleep; at its end they no longer wait.
+_MARKED: Final = r"""
+marker="BASTION_SESSION=$1"
+marked() {
+    if command -v grep >/dev/null 2>&1; then
+        grep -lsF -e "$marker" /proc/[0-9]*/environ
+        return
+    fi
+    for environ in /proc/[0-9]*/environ; do
+        while IFS= read -r line || [ -n "$line" ]; do
+            case $line in *"$marker"*) echo "$environ"; break ;; esac
+        done 2>/dev/null <"$environ"
+    done
+}
+stat() {
+    text=
+    while IFS= read -r line || [ -n "$line" ]; do text="$text $line"; done 2>/dev/null <"$1/stat"
+    text=${text##*) }
+}
+"""
+
+# Signal the process group of the program itself: the marked process that has no parent in here. At a terminal it is the
+# group in its foreground.
+_SIGNAL: Final = (
+    _MARKED
+    + r"""
+for environ in $(marked); do
+    stat "${environ%/environ}"
+    set -- "$1" "$2" $text
+    [ $# -ge 8 ] && [ "$4" -eq 0 ] || continue
+    group=$5
+    [ "$8" -gt 1 ] && group=$8
+    kill -s "$2" -- "-$group" 2>/dev/null || kill -s "$2" "-$group"
+done
+"""
+)
+
+# What belongs to the session: marked processes, their descendants, and the members of their (Unix) sessions, which are
+# remembered, because one that has dropped the marker outlives the parent that it was found by. Zombies do not count.
+_ENDING: Final = (
+    _MARKED
+    + r"""
+sessions=" "
+scan() {
+    found=" "
+    for environ in $(marked); do
+        pid=${environ%/environ}
+        pid=${pid#/proc/}
+        [ "$pid" -eq 1 ] || found="$found$pid "
+    done
+    [ "$found$sessions" != "  " ] || { found=; return; }
+    table=
+    for folder in /proc/[0-9]*; do
+        stat "$folder"
+        set -- $text
+        [ $# -ge 4 ] || continue
+        case $1 in [ZX]) case $found in *" ${folder#/proc/} "*)
+            found="${found%% ${folder#/proc/} *} ${found#* ${folder#/proc/} }" ;; esac; continue ;; esac
+        table="$table ${folder#/proc/}:$2:$4"
+    done
+    again=yes
+    while [ -n "$again" ]; do
+        again=
+        for entry in $table; do
+            pid=${entry%%:*}
+            session=${entry##*:}
+            parent=${entry#*:}
+            parent=${parent%:*}
+            [ "$pid" -gt 1 ] && [ "$pid" -ne $$ ] || continue
+            case $found in *" $pid "*) ;; *)
+                case "$found" in *" $parent "*) ;; *)
+                    case $sessions in *" $session "*) ;; *) continue ;; esac ;;
+                esac
+                found="$found$pid "
+                again=yes ;;
+            esac
+            case $sessions in *" $session "*) ;; *)
+                [ "$session" -le 1 ] || { sessions="$sessions$session "; again=yes; } ;;
+            esac
+        done
+    done
+    [ "$found" != " " ] || found=
+}
+denied() {
+    for pid in $found; do
+        kill -s 0 "$pid" 2>/dev/null && return 1
+    done
+}
+scan
+for signal in HUP TERM KILL; do
+    [ -n "$found" ] || exit 0
+    denied && break
+    kill -s $signal $found 2>/dev/null
+    kill -s CONT $found 2>/dev/null
+    ticks=0
+    while [ $ticks -lt 12 ]; do
+        read -r tick || ticks=$((ticks + 4))
+        scan
+        [ -n "$found" ] || exit 0
+        [ $signal != KILL ] || kill -s KILL $found 2>/dev/null
+        ticks=$((ticks + 1))
+    done
+done
+echo $found
+"""
+)
+
+
+def command_line(shell: str, request: Request) -> tuple[str, ...]:
+    """Return what to run: the shell alone, or with the user's string, whole, as the one argument after `-c`.
+
+    Raises:
+        RuntimeFailed: the command cannot be an argument of a program, or the request is no shell and no command.
+    """
+    if request.kind == "shell":
+        return (shell,)
+    if request.kind != "exec" or request.command is None:
+        raise RuntimeFailed(f"a {request.kind} request cannot be run in a container", "ask for a shell or a command")
+    try:
+        length = len(request.command.encode())
+    except UnicodeEncodeError as error:
+        raise RuntimeFailed("the command is no valid UTF-8", "send such bytes on standard input") from error
+    if "\0" in request.command:
+        raise RuntimeFailed("the command has a NUL byte", "send such bytes on standard input")
+    if length > MAX_ARGUMENT:
+        raise RuntimeFailed(
+            f"the command has {length} bytes; {MAX_ARGUMENT} is the most",
+            "send it on standard input instead of as a command",
+        )
+    return (shell, "-c", request.command)
+
+
+def sized(arguments: Iterable[str], columns: int, rows: int) -> tuple[str, ...]:
+    """Return the command line that sets the terminal's size and becomes `arguments`.
+
+    An engine before API 1.42 starts a program at a terminal of no size, and a resize comes too late for a quick one.
+    """
+    words = tuple(arguments)
+    script = 'stty rows "$1" cols "$2" 2>/dev/null; shift 2; exec "$@"'
+    return (words[0], "-c", script, words[0], str(rows), str(columns), *words)
+
+
+def environment(request: Request) -> dict[str, str]:
+    """Return what the environment has beside the container's own; the marker is ours whatever the client sent."""
+    term = {"TERM": request.terminal.term} if request.terminal else {}
+    return {**_clean(request.environment), **_clean(term), MARKER: checked(request.uid)}
+
+
+def ending(shell: str, uid: str) -> tuple[str, ...]:
+    """Return the command that ends all that the session `uid` started, with HUP, then TERM, then KILL.
+
+    It reads a line from standard input before each look, and does not wait after the last. It prints the pids that it
+    could not end, and nothing when none is left.
+    """
+    return (shell, "-c", _ENDING, "bastion", checked(uid))
+
+
+def signalling(shell: str, uid: str, signal: str) -> tuple[str, ...]:
+    """Return the command that sends one of `SIGNALS` to the program of session `uid` and its process group."""
+    if signal not in SIGNALS:
+        raise ValueError(f"no signal we send: {signal!r}")
+    return (shell, "-c", _SIGNAL, "bastion", checked(uid), signal)
+
+
+def checked(uid: str) -> str:
+    """Return the session's uid, which goes into scripts as a word, when it is one.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, `-` and `_`, or is not 8 to 64 long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{8,64}", uid):
+        raise ValueError(f"no session's uid: {uid!r}")
+    return uid
+
+
+def _clean(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name and "=" not in name and "\0" not in name + value}
