@@ -171,7 +171,7 @@ class Targets:
         services = [other for in_stack, other in listing if in_stack == stack]
         stacks = sorted({in_stack for in_stack, _ in listing})
         if not services:
-            close = difflib.get_close_matches(stack, stacks, n=1)
+            close = [near for near in difflib.get_close_matches(stack, stacks) if (near, service) in listing]
             return _joined(
                 _did_you_mean(f"{service}@{close[0]}") if close else "", _enumerate("stacks that run", stacks)
             )

@@ -1,0 +1,72 @@
+"""A runtime whose containers are a list in memory: the port in full, its programs are processes of this machine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from bastion.errors import RuntimeUnreachable
+from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Request, Target
+
+
+class MemoryExec:
+    """One process, of which only standard output is given."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        assert self._process.stdout is not None
+        while payload := await self._process.stdout.read(65536):
+            yield Data(STDOUT, payload)
+
+    async def send(self, event: Event) -> None:
+        assert self._process.stdin is not None
+        if isinstance(event, Data) and event.stream == STDIN:
+            self._process.stdin.write(event.payload)
+            await self._process.stdin.drain()
+        elif isinstance(event, Eof):
+            self._process.stdin.close()
+
+    async def wait(self) -> Exit:
+        return Exit(await self._process.wait())
+
+
+class MemoryRuntime:
+    """Holds containers, and keeps a note of every look-up it was asked for."""
+
+    def __init__(self, containers: Sequence[Target], name: str = "memory") -> None:
+        self.name = name
+        self.containers = list(containers)
+        self.lookups: list[tuple[str, str]] = []
+        self.answers = True
+
+    async def services(self) -> list[tuple[str, str]]:
+        await self.ping()
+        return sorted({(target.stack, target.service) for target in self.containers})
+
+    async def find(self, stack: str, service: str) -> list[Target]:
+        await self.ping()
+        self.lookups.append((stack, service))
+        there = sorted((t for t in self.containers if t.stack == stack), key=lambda target: target.container_name)
+        named = [target for target in there if target.container_name == service]
+        return [target for target in there if target.service == service] or named
+
+    @asynccontextmanager
+    async def exec(self, target: Target, request: Request) -> AsyncIterator[MemoryExec]:
+        command = request.command or "cat"
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec("sh", "-c", command, stdin=pipe, stdout=pipe)
+        try:
+            yield MemoryExec(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def ping(self) -> str:
+        if not self.answers:
+            raise RuntimeUnreachable("the engine does not answer", "try again")
+        return "memory 1"
+
+    async def close(self) -> None:
+        self.containers.clear()
