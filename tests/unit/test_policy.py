@@ -1,0 +1,227 @@
+"""Who may do what where: the grants, the key's own bounds, and containers that are as good as the host."""
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+
+from bastion.config import GrantSettings, Permission, StackSettings
+from bastion.errors import Refused
+from bastion.model import Identity, Name, Request, Target, Terminal
+from bastion.policy import SHOWN, Policy, may_have_terminal
+
+ALICE = Identity("alice", "SHA256:x", "192.0.2.7")
+TERMINAL = Terminal("xterm", 80, 24)
+
+
+def grant(
+    users: str, stacks: str, services: str = "*", allow: str = "shell exec", user: str | None = None
+) -> GrantSettings:
+    words = {"users": users, "stacks": stacks, "services": services, "allow": allow}
+    return GrantSettings.model_validate({name: value.split() for name, value in words.items()} | {"user": user})
+
+
+def ask(name: str, kind: Literal["shell", "exec", "subsystem"] = "shell", command: str | None = None) -> Request:
+    service, _, stack = name.partition("@")
+    return Request("uid", Name(service, None, stack or None), kind, command)
+
+
+def allowed(policy: Policy, identity: Identity, request: Request, target: Target | None = None) -> bool:
+    try:
+        policy.authorize(identity, request, target)
+    except Refused:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("user", "stack", "service", "kind", "expected"),
+    [
+        ("alice", "shop", "web", "shell", True),
+        ("alice", "shop", "web", "exec", True),
+        ("alice", "shop", "db", "shell", False),
+        ("alice", "shop", "db", "exec", True),
+        ("alice", "shop", "db.2", "exec", True),
+        ("alice", "shop", "db.x", "exec", False),
+        ("alice", "shop", "db.02", "exec", False),
+        ("alice", "blog", "web", "shell", False),
+        ("Alice", "shop", "web", "shell", False),
+        ("alic", "shop", "web", "shell", False),
+        ("bob", "test-1", "anything", "shell", True),
+        ("bob", "test-12", "anything", "shell", False),
+        ("bob", "test-", "anything", "shell", False),
+        ("bob", "Test-1", "anything", "shell", False),
+        ("bob", "shop", "web", "shell", False),
+        ("ops-1", "anything", "db", "exec", True),
+        ("ops-1", "anything", "db", "shell", False),
+        ("eve", "shop", "web", "shell", False),
+        ("[ab]", "shop", "web", "shell", False),
+        ("c", "x", "a", "shell", False),
+        ("c", "x", "[ab]", "shell", True),
+        ("nobody", "shop", "web", "shell", False),
+    ],
+)
+def test_grant_decides(user: str, stack: str, service: str, kind: Literal["shell", "exec"], *, expected: bool) -> None:
+    """User, stack, service and permission must all be in one grant; only `*` and `?` are wildcards, case counts."""
+    policy = Policy(
+        [
+            grant("alice", "shop", "web"),
+            grant("alice", "shop", "db", "exec"),
+            grant("bob", "test-?"),
+            grant("ops-*", "*", "*", "exec"),
+            grant("c", "x", "[ab]"),
+            grant("nobody", "*", "*", ""),
+        ]
+    )
+    identity = replace(ALICE, user=user)
+    assert allowed(policy, identity, ask(f"{service}@{stack}", kind)) is expected
+    if expected:
+        assert policy.may_enter(identity, stack, service.removesuffix(".2"))
+
+
+def test_no_grants_allow_nothing() -> None:
+    """Without grants everybody is refused, and told whom to ask."""
+    with pytest.raises(Refused, match="no grant lets alice open a shell in web@shop") as caught:
+        Policy([]).authorize(ALICE, ask("web@shop"))
+    assert caught.value.hint == "ask whoever runs this bastion for a grant"
+    assert not Policy([]).may_enter(ALICE, "shop", "web")
+
+
+def test_first_grant_with_the_permission_wins() -> None:
+    """The container user comes from the first grant that matches and has the permission, not merely matches."""
+    policy = Policy(
+        [
+            grant("alice", "shop", "*", "files:read", "reader"),
+            grant("alice", "shop", "web", "exec", "app"),
+            grant("*", "*", "*", "shell exec", "root"),
+        ]
+    )
+    assert policy.authorize(ALICE, ask("web@shop", "exec", "id")).user == "app"
+    assert policy.authorize(ALICE, ask("web@shop")).user == "root"
+    assert policy.authorize(ALICE, ask("db@shop", "exec", "id")).user == "root"
+
+
+@pytest.mark.parametrize(
+    ("key_stack", "key_service", "name", "expected"),
+    [
+        ("shop", None, "web@shop", True),
+        ("shop", None, "web@blog", False),
+        (None, "web", "web@blog", True),
+        (None, "web", "db@blog", False),
+        (None, "web", "web.3@blog", True),
+        ("shop", "web", "web@shop", True),
+        ("shop", "web", "db@shop", False),
+        ("s*", None, "web@shop", False),
+    ],
+)
+def test_key_opens_no_more_than_its_line_says(
+    key_stack: str | None, key_service: str | None, name: str, *, expected: bool
+) -> None:
+    """A key bound to a stack or service opens nothing else, whatever the grants say, and in no listing either."""
+    policy = Policy([grant("*", "*")])
+    identity = replace(ALICE, key_stack=key_stack, key_service=key_service)
+    assert allowed(policy, identity, ask(name)) is expected
+    service, _, stack = name.partition("@")
+    assert policy.may_enter(identity, stack, service.removesuffix(".3")) is expected
+
+
+def test_key_is_no_grant() -> None:
+    """A key bound to a stack opens it only where a grant does too."""
+    assert not allowed(Policy([grant("bob", "shop")]), replace(ALICE, key_stack="shop"), ask("web@shop"))
+
+
+def test_target_is_judged_by_its_service() -> None:
+    """Once the container is known its real service counts: no container's name or dotted service goes round a grant."""
+    policy = Policy([grant("alice", "app", "app-*"), grant("alice", "app", "web", "shell", "app")])
+    database = Target("default", "app", "db", "id", "app-db-1")
+    assert allowed(policy, ALICE, ask("app-db-1@app"))
+    assert not allowed(policy, ALICE, ask("app-db-1@app"), database)
+    dotted = Target("default", "app", "web.2", "id", "app-web.2-1")
+    assert allowed(policy, ALICE, ask("web.2@app"))
+    assert not allowed(policy, ALICE, ask("web.2@app"), dotted)
+    replica = Target("default", "app", "web", "id", "app-web-2")
+    assert policy.authorize(ALICE, ask("web.2@app"), replica).user == "app"
+    assert not allowed(policy, replace(ALICE, key_service="app-db-1"), ask("app-db-1@app"), database)
+
+
+def test_request_without_a_stack_is_refused() -> None:
+    """No stack is no wildcard."""
+    assert not allowed(Policy([grant("*", "*")]), ALICE, ask("web"))
+
+
+def test_terminal_is_refused_to_a_key_without() -> None:
+    """A key with no-pty gets no terminal, and everything else that is granted."""
+    policy, bound = Policy([grant("*", "*")]), replace(ALICE, may_pty=False)
+    assert may_have_terminal(ALICE)
+    assert not may_have_terminal(bound)
+    assert allowed(policy, bound, ask("web@shop"))
+    assert not allowed(policy, bound, replace(ask("web@shop"), terminal=TERMINAL))
+    assert allowed(policy, ALICE, replace(ask("web@shop"), terminal=TERMINAL))
+
+
+@pytest.mark.parametrize("command", ["sftp", "netconf", "\x1b[2J" * 999, None])
+def test_subsystem_is_refused_with_what_works(command: str | None) -> None:
+    """No subsystem is served yet; the hint says how files are copied, and nothing of the client's words is repeated."""
+    with pytest.raises(Refused, match="not served yet") as caught:
+        Policy([grant("*", "*", "*", "shell exec files:read files:write")]).authorize(
+            ALICE, ask("web@shop", "subsystem", command)
+        )
+    assert "scp -O" in caught.value.hint
+    assert caught.value.public.isprintable()
+
+
+def test_hint_says_what_the_user_may_do() -> None:
+    """A refusal names the user's own grants, bounded, nobody else's, and the key's bounds."""
+    mine = [grant("alice", f"stack{number}", "web db") for number in range(30)]
+    policy = Policy([*mine, grant("bob", "secret")])
+    with pytest.raises(Refused) as caught:
+        policy.authorize(ALICE, ask("web@other"))
+    assert caught.value.hint.startswith("you may shell, exec in web@stack0; shell, exec in db@stack0; ")
+    assert caught.value.hint.count("@") == SHOWN
+    assert caught.value.hint.endswith(f"and {60 - SHOWN} more")
+    assert "secret" not in caught.value.hint
+    with pytest.raises(Refused, match="this key is not for web@other") as caught:
+        policy.authorize(replace(ALICE, key_stack="stack1"), ask("web@other"))
+    assert caught.value.hint == "it is for *@stack1 only"
+
+
+@pytest.mark.parametrize(
+    ("grants", "key_stack", "expected"),
+    [
+        ([grant("alice", "shop blog")], None, {"shop", "blog"}),
+        ([grant("alice", "shop"), grant("bob", "*")], None, {"shop"}),
+        ([grant("alice", "shop"), grant("*", "test-?")], None, None),
+        ([grant("alice", "shop"), grant("alice", "never", "*", "")], None, {"shop"}),
+        ([grant("alice", "*")], "shop", {"shop"}),
+        ([grant("alice", "blog")], "shop", set()),
+        ([], None, set()),
+        ([], "shop", set()),
+    ],
+)
+def test_stacks_are_known_from_literal_grants(
+    grants: list[GrantSettings], key_stack: str | None, expected: set[str] | None
+) -> None:
+    """The user's stacks are known without asking an engine exactly where no wildcard is in a grant."""
+    assert Policy(grants).literal_stacks(replace(ALICE, key_stack=key_stack)) == expected
+
+
+@pytest.mark.parametrize("hazard", ["is privileged", "shares the host's processes", "mounts the Docker socket"])
+def test_container_as_good_as_the_host_is_refused(hazard: str) -> None:
+    """A container with a hazard is entered only where its own stack allows it."""
+    policy = Policy([], [StackSettings(name="trusted", allow_privileged=True), StackSettings(name="shop")])
+    safe = Target("default", "shop", "web", "id", "shop-web-1")
+    policy.admit(safe)
+    policy.admit(replace(safe, stack="trusted", hazards=(hazard,)))
+    for stack in ("shop", "trusted2", "docker"):
+        with pytest.raises(Refused, match=hazard) as caught:
+            policy.admit(replace(safe, stack=stack, hazards=(hazard,)))
+        assert "allow_privileged" in caught.value.hint
+
+
+def test_every_permission_is_no_other() -> None:
+    """A grant of one permission is a grant of that one only."""
+    every: tuple[Permission, ...] = ("shell", "exec", "files:read", "files:write", "forward", "agent")
+    for permission in every:
+        policy = Policy([grant("alice", "shop", "*", permission)])
+        assert allowed(policy, ALICE, ask("web@shop")) is (permission == "shell")
+        assert allowed(policy, ALICE, ask("web@shop", "exec", "id")) is (permission == "exec")
