@@ -217,7 +217,7 @@ def parse_identity(text: str) -> Identity:
         if len(payload) == _KEY and prefix == "age-secret-key-":
             return _X25519Identity(X25519PrivateKey.from_private_bytes(payload))
         if len(payload) == _KEY and prefix == "age-secret-key-pq-":
-            return _HybridIdentity(_hybrid_key(payload)[0])
+            return _HybridIdentity(hybrid_key(payload)[0])
     except ValueError as error:
         raise TranscriptError(f"an identity {error}", "copy the AGE-SECRET-KEY- line whole") from error
     raise TranscriptError("an identity of an unknown kind", "use age-keygen's, or an ssh-ed25519 private key")
@@ -227,7 +227,7 @@ def generate_identity(*, post_quantum: bool = False) -> tuple[str, str]:
     """Return a fresh identity and its recipient, as age writes them."""
     if post_quantum:
         seed = X25519PrivateKey.generate().private_bytes_raw()
-        return bech32.encode("age-secret-key-pq-", seed).upper(), bech32.encode("age1pq", _hybrid_key(seed)[1])
+        return bech32.encode("age-secret-key-pq-", seed).upper(), bech32.encode("age1pq", hybrid_key(seed)[1])
     key = X25519PrivateKey.generate()
     return bech32.encode("age-secret-key-", key.private_bytes_raw()).upper(), bech32.encode(
         "age", key.public_key().public_bytes_raw()
@@ -300,7 +300,8 @@ def _suite() -> hpke.Suite:
     return hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305)
 
 
-def _hybrid_key(seed: bytes) -> tuple[hpke.MLKEM768X25519PrivateKey, bytes]:
+def hybrid_key(seed: bytes) -> tuple[hpke.MLKEM768X25519PrivateKey, bytes]:
+    """Expand 32 bytes of seed to the private key and the 1216 bytes of its public half (draft-ietf-hpke-pq)."""
     expanded = hashlib.shake_256(seed).digest(_MLKEM_SEED + _KEY)
     lattice = MLKEM768PrivateKey.from_seed_bytes(expanded[:_MLKEM_SEED])
     curve = X25519PrivateKey.from_private_bytes(expanded[_MLKEM_SEED:])

@@ -57,7 +57,11 @@ class AgeFile:
         self._encryptor = age.Encryptor(recipients)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.descriptor = os.open(path, flags, 0o640)
-        self._write(self._encryptor.header)
+        try:
+            self._write(self._encryptor.header)
+        except OSError:
+            os.close(self.descriptor)
+            raise
 
     def add(self, generation: int, lines: bytes) -> None:
         """Compress, encrypt and write one member.

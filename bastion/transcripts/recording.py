@@ -39,8 +39,8 @@ class Transcripts:
     """Records sessions in `directory` for `recipients`, signed with the key at `signing_key`.
 
     Raises:
-        ConfigurationError: no recipient or a malformed one, a directory that cannot be written, or a signing key that is
-            missing, not ours or open to others.
+        ConfigurationError: no recipient or a malformed one, a directory that cannot be written, or a signing key
+            that is missing, not ours or open to others.
     """
 
     ledger: ledgers.Ledger

@@ -81,7 +81,11 @@ class WriteAhead:
         self.sequence = 0
         self.parts: list[Part] = []
         self._draw()
-        self._begin(0)
+        try:
+            self._begin(0)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def current(self) -> Part:
