@@ -248,7 +248,8 @@ class ExecStream(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """Let the transport close: the engine closes last."""
+        """Close: the engine closes last, and input that it did not take would keep a plain close waiting for ever."""
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the output, and everybody's waiting."""

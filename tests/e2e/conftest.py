@@ -9,15 +9,22 @@ from tests.e2e.server import Bastion
 from tests.engine import Engine
 
 
+def containers_socket(engine: Engine) -> str:
+    """Return the path of the engine's own socket."""
+    return engine.host.removeprefix("unix://")
+
+
 @pytest.fixture(scope="session")
 def containers(engine: Engine) -> Iterator[Engine]:
-    """Give the engine with the stack `mystack` running: web (Debian), small (busybox) and bare (no shell)."""
-    names = ("mystack-web-1", "mystack-small-1", "mystack-bare-1", "mystack-host-1")
+    """Give the engine with the stack `mystack` running: web (Debian), small (busybox) and bare (no shell), and two that lead to the host."""
+    names = ("mystack-web-1", "mystack-small-1", "mystack-bare-1", "mystack-host-1", "mystack-socket-1")
     engine.remove(*names)
     engine.start(names[0], engine.image_debian, service="web")
     engine.start(names[1], engine.image_busybox, service="small")
     engine.start(names[2], engine.image_scratch, service="bare")
-    engine.start(names[3], engine.image_busybox, service="host", args=["--privileged"])
+    engine.start(names[3], engine.image_busybox, service="host", args=["--pid", "host"])
+    mount = f"{containers_socket(engine)}:/run/docker.sock"
+    engine.start(names[4], engine.image_busybox, service="socket", args=["--volume", mount])
     yield engine
     engine.remove(*names)
 

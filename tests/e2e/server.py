@@ -62,7 +62,7 @@ host = "{host}"
             + (grants if grants is not None else '[[grants]]\nusers = ["alice"]\nstacks = ["*"]\n')
             + sections
         )
-        self.issue("alice")
+        self.add("alice")
 
     # The server's life.
 
@@ -137,13 +137,18 @@ host = "{host}"
         assert done.returncode == 0 or not check, f"bastion {' '.join(words)}: {done.returncode} {done.stderr}"
         return done
 
-    def issue(self, user: str, *options: str) -> Path:
-        """Issue a key to a user; return the private key's path."""
+    def issue(self, user: str, stack: str) -> Path:
+        """Issue a key to a user for a stack; return the private key's path."""
         key = self.folder / f"{user}.key"
         key.unlink(missing_ok=True)
-        self.cli(
-            "keys", "issue", user, "--stack", "*" if not options else options[0], *options[1:], "--output", str(key)
-        )
+        self.cli("keys", "issue", user, "--stack", stack, "--output", str(key))
+        return key
+
+    def add(self, user: str) -> Path:
+        """Make a key with ssh-keygen and add it for a user, for every stack; return the private key's path."""
+        key = self.folder / f"{user}.key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", user, "-f", str(key)], check=True)
+        self.cli("keys", "add", user, f"{key}.pub")
         return key
 
     # Its users.

@@ -20,7 +20,8 @@ SAME_FOR_EVERYBODY = b"Permission denied (publickey)"
         ("nosuch@mystack", 251, b"web"),
         ("web.2@mystack", 251, b"1"),
         ("web+nosuch@mystack", 251, b"nosuch"),
-        ("host@mystack", 252, b"privileged"),
+        ("host@mystack", 252, b"pid namespace"),
+        ("socket@mystack", 252, b"Docker socket"),
     ],
 )
 def test_names_that_cannot_be_entered(bastion: Bastion, name: str, status: int, words: bytes) -> None:
