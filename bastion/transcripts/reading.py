@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -154,8 +155,8 @@ def _describe(path: Path) -> Transcript:
     parts = parts_of(path)
     signed = signature_path(path).exists()
     state: State = "open" if not signed else "unclean" if parts else "complete"
-    try:
-        size = sum(file.stat().st_size for file in [path, *parts])
-    except FileNotFoundError:  # it was finished while we looked
-        return _describe(path)
+    size = 0
+    for file in [path, *parts]:
+        with suppress(FileNotFoundError):  # it may be finished while we look
+            size += file.stat().st_size
     return Transcript(uid_of(path), path, size, state, signed)

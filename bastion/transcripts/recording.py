@@ -150,7 +150,12 @@ class Transcripts:
             raise RecordingFailed("the session has no usable uid", _ASK)
         lines = Lines(self._input, self._stream_limit, tty=request.terminal is not None)
         header = lines.header(session, request, target, self._digest)
-        recorder: Recorder = await self._in_thread(self._create, session, on_failure)
+        creating = asyncio.ensure_future(self._in_thread(self._create, session, on_failure))
+        try:
+            recorder: Recorder = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            creating.add_done_callback(self._abandon)
+            raise
         try:
             recorder.begin(lines, header)
         except RecordingFailed:
@@ -158,6 +163,10 @@ class Transcripts:
             raise
         self._live.add(recorder)
         return recorder
+
+    def _abandon(self, creating: asyncio.Future[Recorder]) -> None:
+        if not creating.cancelled() and creating.exception() is None:
+            self._syncing.submit(self._close_unclean, creating.result())
 
     def _create(self, session: Session, on_failure: Callable[[BastionError], None]) -> Recorder:
         folder = self._directory / f"{session.created_at:%Y/%m/%d}"

@@ -246,3 +246,21 @@ async def test_write_ahead_files_go_when_they_are_not_needed(place: Place, opene
     await transcripts.close()
     assert stream(place.read(), STDOUT) == b"0" * 32768 * 800
     assert place.stock() == place.read()
+
+
+async def test_a_session_cancelled_while_it_opens_is_sealed(place: Place, opener: Opener) -> None:
+    """A client that goes away while its transcript opens leaves no open file and an unclean transcript."""
+    transcripts = opener()
+    await transcripts.start()
+    opening = asyncio.create_task(record(transcripts, Exit(0)))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    async with asyncio.timeout(5):
+        while [found.state for found in list_transcripts(place.directory)] != ["unclean"]:
+            await asyncio.sleep(0.05)
+    await transcripts.close()
+    assert [found.verdict for found in verify(place.directory, place.public_key)] == ["unclean"]
+    with pytest.raises(LookupError):
+        descriptor_of("s1.cast.age")
