@@ -235,17 +235,21 @@ class DockerRuntime:
         try:
             async with asyncio.timeout(_ENDING_LIMIT):
                 await self._wait_until_started(exec_id)
-                for user in (target.user, "0"):
-                    left = (await self._run(target, shell.ending(chosen, uid), user, paced=True)).strip()
-                    if not left:
-                        return
+                while True:
+                    for user in (target.user, "0"):
+                        left = (await self._run(target, shell.ending(chosen, uid), user, paced=True)).strip()
+                        if not left:
+                            break
+                    if left or await self._has_ended(exec_id):
+                        break
         except (RuntimeFailed, TimeoutError) as error:
             log.warning(
                 "not all processes known to have ended",
                 error=getattr(error, "detail", "") or str(error) or "time is up",
             )
             return
-        log.warning("processes are left in the container", left=left[:200].decode(errors="replace"))
+        if left:
+            log.warning("processes are left in the container", left=left[:200].decode(errors="replace"))
 
     async def _wait_until_started(self, exec_id: str) -> None:
         """Wait until the program has a pid or has ended: one that starts later would not be found."""
@@ -255,6 +259,15 @@ class DockerRuntime:
             if state.get("Pid") or state.get("ExitCode") is not None:
                 return
             await asyncio.sleep(0.05)
+
+    async def _has_ended(self, exec_id: str) -> bool:
+        """Say whether the program itself is over; one that has its pid but not yet its environment was not found."""
+        client = await self._connected()
+        for pause in (0.0, 0.02, 0.05, 0.1, 0.2):
+            await asyncio.sleep(pause)
+            if not (await self._call(client.exec_inspect, exec_id)).get("Running"):
+                return True
+        return False
 
     async def _connected(self) -> Any:
         async with self._connecting:
