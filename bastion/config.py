@@ -3,26 +3,47 @@
 import os
 import re
 import tomllib
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from bastion.errors import ConfigurationError
 
 SEARCH_PATH = (Path("bastion.toml"), Path("/etc/bastion/bastion.toml"))
 
+_PREFIX = "BASTION_"
+_TOML_WORDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "is required",
+    "tuple_type": "must be a list",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "string_type": "must be a string",
+    "path_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def _quantity(units: dict[str, float], word: str) -> Callable[[object], object]:
+def _quantity(units: Mapping[str, float], word: str, example: str) -> Callable[[object], object]:
     pattern = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})")
 
     def read(value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a {word} such as {example}")  # noqa: TRY004 - pydantic collects ValueErrors only
         if not isinstance(value, str):
             return value
         match = pattern.fullmatch(value.strip())
@@ -33,8 +54,12 @@ def _quantity(units: dict[str, float], word: str) -> Callable[[object], object]:
     return read
 
 
-Seconds = Annotated[float, BeforeValidator(_quantity(_UNITS, "time"), json_schema_input_type=str), Field(ge=0)]
-Bytes = Annotated[int, BeforeValidator(_quantity(_SIZES, "size"), json_schema_input_type=str), Field(ge=0)]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_quantity(_UNITS, "time", '"30s"'), json_schema_input_type=str),
+    Field(ge=0, allow_inf_nan=False),
+]
+Bytes = Annotated[int, BeforeValidator(_quantity(_SIZES, "size", '"64MiB"'), json_schema_input_type=str), Field(ge=0)]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 Permission = Literal["shell", "exec", "files:read", "files:write", "forward", "agent"]
 
@@ -111,7 +136,7 @@ class LogSettings(_Section):
 class StackSettings(_Section):
     """What one stack does differently from the rest."""
 
-    name: str
+    name: str = Field(min_length=1)
     runtime: Literal["docker"] = "docker"
     host: str | None = Field(default=None, description="a Docker Engine other than [docker] host")
     listen: str | None = Field(default=None, description="connections to this local address mean this stack")
@@ -141,7 +166,11 @@ class Settings(BaseSettings):
     """All of the configuration; relative paths are resolved against the file's folder by `load`."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="BASTION_", env_nested_delimiter="__", nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     ssh: SshSettings = SshSettings()
@@ -154,27 +183,38 @@ class Settings(BaseSettings):
     stacks: tuple[StackSettings, ...] = ()
     grants: tuple[GrantSettings, ...] = ()
 
+    @field_validator("stacks")
+    @classmethod
+    def _each_once(cls, value: tuple[StackSettings, ...]) -> tuple[StackSettings, ...]:
+        names = [stack.name for stack in value]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"has more than one entry for {', '.join(doubled)}")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file."""
         return env_settings, init_settings
 
 
 def locate(explicit: Path | None) -> Path | None:
-    """Return the configuration file: the one given, $BASTION_CONFIG, or the first of the search path; None when there is none.
+    """Return the configuration file: the one given, $BASTION_CONFIG, or the first of the search path, if there is one.
 
     Raises:
         ConfigurationError: the file that was asked for does not exist.
     """
     if asked := explicit or (Path(os.environ["BASTION_CONFIG"]) if os.environ.get("BASTION_CONFIG") else None):
         if not asked.is_file():
-            raise ConfigurationError(f"no configuration file at {asked}", "bastion check --config FILE tells whether one is right")
+            raise ConfigurationError(
+                f"no configuration file at {asked}", "bastion check --config FILE tells whether one is right"
+            )
         return asked
     return next((path for path in SEARCH_PATH if path.is_file()), None)
 
@@ -183,18 +223,28 @@ def load(path: Path | None) -> Settings:
     """Read the file, lay the environment over it, and make every path absolute.
 
     Raises:
-        ConfigurationError: it is unreadable, no TOML, or a key is unknown or has a wrong value; names the key by its path.
+        ConfigurationError: it is unreadable, no TOML, or a key is unknown or wrong; names the key by its path.
     """
     values: dict[str, Any] = {}
     if path is not None:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigurationError(f"{path}: {error}", "docs/configuration.md has an example of every section") from error
+            raise ConfigurationError(
+                f"{path}: {error}", "docs/configuration.md has an example of every section"
+            ) from error
+    hint = "docs/configuration.md lists every key"
+    if strangers := _unknown_variables():
+        raise ConfigurationError("; ".join(f"{name}: unknown key" for name in strangers), hint)
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_problems(error, path)), "docs/configuration.md lists every key") from error
+        raise ConfigurationError("; ".join(_problems(error, path)), hint) from error
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"{', '.join(_variables_of(str(error)))}: must be JSON",
+            'a list is written as ["a", "b"], a table as {"a": "b"}',
+        ) from error
     folder = (path.parent if path else Path()).resolve()
     return settings.model_copy(
         update={
@@ -204,11 +254,39 @@ def load(path: Path | None) -> Settings:
     )
 
 
+def _unknown_variables() -> list[str]:
+    """Name the variables of the environment that are meant for a section there is not."""
+    sections = "|".join(name.upper() for name in Settings.model_fields)
+    return sorted(name for name in os.environ if re.match(rf"{_PREFIX}(?!({sections})__)[A-Z]+__", name.upper()))
+
+
+def _variables_of(message: str) -> list[str]:
+    """Name the variables that are set for the field that pydantic-settings could not parse; it says the field only."""
+    match = re.search(r'field "(\w+)"', message)
+    start = f"{_PREFIX}{match[1] if match else ''}".upper()
+    return sorted(name for name in os.environ if name.upper().startswith(start))
+
+
 def _problems(error: ValidationError, path: Path | None) -> list[str]:
-    where = f"{path}: " if path else ""
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-        text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{where}{key}: {text[:1].lower()}{text[1:]}")
+        parts = problem["loc"]
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+        variable = _PREFIX + "__".join(str(part) for part in parts[:2]).upper()
+        where = f"{variable}: " if variable in os.environ else f"{path}: " if path else ""
+        lines.append(f"{where}{key}: {_words(problem)}")
     return lines
+
+
+def _words(problem: ErrorDetails) -> str:
+    """Say in TOML's words what pydantic found."""
+    context = problem.get("ctx", {})
+    kind = problem["type"]
+    if kind == "greater_than_equal":
+        return f"must be at least {context['ge']}"
+    if kind == "literal_error":
+        return "must be " + str(context["expected"]).replace("'", '"')
+    if kind in _TOML_WORDS:
+        return _TOML_WORDS[kind]
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{text[:1].lower()}{text[1:]}"

@@ -1,0 +1,276 @@
+"""The configuration: every option from the file and the environment, every mistake named by its path."""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from bastion.config import GrantSettings, Settings, StackSettings, load, locate
+from bastion.errors import ConfigurationError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+TABLES: dict[str, type[BaseModel]] = {"stacks": StackSettings, "grants": GrantSettings}
+OTHER: dict[str, Any] = {
+    "ssh.listen": ["0.0.0.0:22", "[::]:22"],
+    "ssh.login_grace": "1.5m",
+    "ssh.max_startups": 7,
+    "ssh.max_startups_per_source": 8,
+    "ssh.max_channels": 9,
+    "ssh.keepalive": "10s",
+    "ssh.notice": False,
+    "keys.home": "/etc/bastion/keys",
+    "sessions.per_service": 3,
+    "sessions.per_user": 4,
+    "audit.directory": "/var/lib/bastion/transcripts",
+    "audit.recipients": ["age1xyz"],
+    "audit.input": "all",
+    "audit.stream_limit": "1KiB",
+    "api.listen": "unix:/tmp/other.sock",
+    "docker.host": "tcp://127.0.0.1:2375",
+    "log.format": "console",
+    "log.level": "debug",
+}
+REQUIRED: dict[str, dict[str, Any]] = {"stacks": {"name": "x"}, "grants": {"users": ["x"], "stacks": ["x"]}}
+OPTIONS = [f"{section}.{option}" for section, model in SECTIONS.items() for option in model.model_fields]
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("BASTION_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "bastion.toml"
+    path.write_text(text)
+    return path
+
+
+def at(settings: Settings, option: str) -> object:
+    section, _, key = option.partition(".")
+    return getattr(getattr(settings, section), key)
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Read the page's tables: section → option → what stands under default."""
+    sections: dict[str, dict[str, str]] = {}
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if heading := re.fullmatch(r"## \[+(\w+)\]+", line):
+            sections[heading[1]] = {}
+        elif row := re.fullmatch(r"\| `(\w+)` \| (.+?) \| \S.* \|", line):
+            sections[list(sections)[-1]][row[1]] = row[2]
+    return sections
+
+
+def test_page_has_every_option_and_no_other() -> None:
+    """docs/configuration.md has a row for each option of each model, and none for what there is not."""
+    models = SECTIONS | TABLES
+    assert set(models) == set(Settings.model_fields)
+    assert {name: list(rows) for name, rows in documented().items()} == {
+        name: list(model.model_fields) for name, model in models.items()
+    }
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, *TABLES])
+def test_page_says_the_true_defaults(section: str) -> None:
+    """Each default on the page, read as TOML, is the model's own."""
+    model = (SECTIONS | TABLES)[section]
+    for option, cell in documented()[section].items():
+        default = model.model_fields[option].default
+        if cell == "required":
+            assert default is PydanticUndefined
+        elif cell == "none":
+            assert default is None
+        else:
+            value = tomllib.loads(f"value = {cell.strip('`')}")["value"]
+            required: dict[str, Any] = {"stacks": {"name": "x"}, "grants": {"users": ["x"], "stacks": ["x"]}}.get(
+                section, {}
+            )
+            assert getattr(model.model_validate({**required, option: value}), option) == default
+
+
+def test_every_option_is_tried() -> None:
+    """The table of other values above leaves no option out."""
+    assert sorted(OTHER) == sorted(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_file_sets_option(option: str, tmp_path: Path) -> None:
+    """Each option of the file reaches the settings and changes no other."""
+    section, _, key = option.partition(".")
+    settings = load(written(tmp_path, f"[{section}]\n{key} = {json.dumps(OTHER[option])}\n"))
+    expected = SECTIONS[section].model_validate({key: OTHER[option]})
+    assert at(settings, option) == getattr(expected, key)
+    assert at(settings, option) != SECTIONS[section].model_fields[key].default
+    others = [other for other in OPTIONS if other != option]
+    assert [at(settings, other) for other in others] == [at(load(None), other) for other in others]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_environment_wins(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option is set by its variable too, over the file, and leaves the section's other options alone."""
+    section, _, key = option.partition(".")
+    plain, value = at(load(None), option), OTHER[option]
+    file = written(tmp_path, f"[{section}]\n{key} = {json.dumps(value)}\n")
+    from_file = at(load(file), option)
+    variable = f"BASTION_{section}__{key}".upper()
+    monkeypatch.setenv(variable, value if isinstance(value, str) else json.dumps(value))
+    assert at(load(None), option) == from_file
+    monkeypatch.setenv(variable, documented()[section][key].strip('`"'))
+    assert at(load(file), option) == plain
+
+
+def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacks and grants are set as JSON."""
+    monkeypatch.setenv("BASTION_STACKS", '[{"name": "shop", "shell": "/bin/ash"}]')
+    monkeypatch.setenv("BASTION_GRANTS", '[{"users": ["alice"], "stacks": ["*"]}]')
+    settings = load(None)
+    assert settings.stacks[0].shell == "/bin/ash"
+    assert settings.grants[0].allow == ("shell", "exec")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("colour = 1", "colour: unknown key"),
+        ("[ssh]\ncolour = 1", "ssh.colour: unknown key"),
+        ("[shh]\nlisten = []", "shh: unknown key"),
+        ("[[stacks]]\nname = 'a'\n[[stacks]]\nname = 'b'\ncolour = 1", "stacks[1].colour: unknown key"),
+        ("[[grants]]\nusers = ['a']", "grants[0].stacks: is required"),
+        ("[[stacks]]\nuser = 'a'", "stacks[0].name: is required"),
+        ("[[stacks]]\nname = ''", "stacks[0].name: must not be empty"),
+        ("[[stacks]]\nname = 'a'\n[[stacks]]\nname = 'a'", "stacks: has more than one entry for a"),
+        ("[[stacks]]\nname = 'a'\nshell = 'sh'", "stacks[0].shell: must be an absolute path"),
+        ("[[stacks]]\nname = 'a'\nruntime = 'process'", 'stacks[0].runtime: must be "docker"'),
+        ("stacks = 3", "stacks: must be a list"),
+        ("stacks = [3]", "stacks[0]: must be a table"),
+        ("ssh = 3", "ssh: must be a table"),
+        ("[ssh]\nlisten = '127.0.0.1:22'", "ssh.listen: must be a list"),
+        ("[ssh]\nlisten = [22]", "ssh.listen[0]: must be a string"),
+        ("[ssh]\nlisten = ['']", "ssh.listen[0]: must not be empty"),
+        ("[ssh]\nmax_startups = 0", "ssh.max_startups: must be at least 1"),
+        ("[ssh]\nmax_startups = 'many'", "ssh.max_startups: must be a whole number"),
+        ("[ssh]\nmax_startups = 1.5", "ssh.max_startups: must be a whole number"),
+        ("[ssh]\nmax_startups = []", "ssh.max_startups: must be a whole number"),
+        ("[ssh]\nnotice = 'perhaps'", "ssh.notice: must be true or false"),
+        ("[ssh]\nlogin_grace = 'soon'", "ssh.login_grace: is no time; write a number and one of ms, s, m, h, d"),
+        ("[ssh]\nlogin_grace = '30'", "ssh.login_grace: is no time"),
+        ("[ssh]\nlogin_grace = true", 'ssh.login_grace: must be a time such as "30s"'),
+        ("[ssh]\nlogin_grace = -1", "ssh.login_grace: must be at least 0"),
+        ("[ssh]\nlogin_grace = inf", "ssh.login_grace: must be a finite number"),
+        ("[ssh]\nlogin_grace = []", "ssh.login_grace: must be a number"),
+        (
+            "[audit]\nstream_limit = '1 MB'",
+            "audit.stream_limit: is no size; write a number and one of B, KiB, MiB, GiB",
+        ),
+        ("[audit]\ninput = 'some'", 'audit.input: must be "all", "no-tty" or "none"'),
+        ("[log]\nlevel = 'loud'", 'log.level: must be "debug", "info", "warning" or "error"'),
+        ("[keys]\nhome = 3", "keys.home: must be a string"),
+        ("[docker]\nhost = 3", "docker.host: must be a string"),
+        ("[api]\nlisten = '127.0.0.1:80'", "api.listen: must be unix:/PATH"),
+        ("[[grants]]\nusers = ['a']\nstacks = ['b']\nallow = ['root']", 'grants[0].allow[0]: must be "shell", "exec",'),
+        ("[[grants]]\nusers = 'a'\nstacks = ['b']", "grants[0].users: must be a list"),
+    ],
+)
+def test_mistake_is_named_by_its_path(text: str, words: str, tmp_path: Path) -> None:
+    """A wrong value is named by file and path, in TOML's words."""
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert f"{path}: {words}" in caught.value.public
+    assert caught.value.exit_status == 1
+    assert not re.search(r"tuple|dictionary|pydantic|Settings|[Ii]nput should", caught.value.public)
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    """Two mistakes are two statements in one error."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, "[ssh]\ncolour = 1\nmax_startups = 0"))
+    assert caught.value.public.count("; ") == 1
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_wrong_type_is_named(option: str, tmp_path: Path) -> None:
+    """A table where a value must be is refused for every option, by its path."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, f"[{option}]\nx = 1\n"))
+    assert f": {option}: must be" in caught.value.public
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("BASTION_SSH__COLOUR", "1", "BASTION_SSH__COLOUR: ssh.colour: unknown key"),
+        ("BASTION_SHH__LISTEN", "1", "BASTION_SHH__LISTEN: unknown key"),
+        ("BASTION_SSH__MAX_STARTUPS", "0", "BASTION_SSH__MAX_STARTUPS: ssh.max_startups: must be at least 1"),
+        ("BASTION_SSH__LISTEN", "0.0.0.0:22", "BASTION_SSH__LISTEN: must be JSON"),
+        ("BASTION_STACKS", "shop", "BASTION_STACKS: must be JSON"),
+        ("BASTION_SSH__NOTICE", "perhaps", "BASTION_SSH__NOTICE: ssh.notice: must be true or false"),
+    ],
+)
+def test_mistake_in_the_environment_is_named(
+    name: str, value: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong or unknown variable is named as the variable it is."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load(written(tmp_path, ""))
+    assert caught.value.public == words
+
+
+def test_other_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that only begin with the same word disturb nothing."""
+    for name in ("BASTION_CONFIG", "BASTION_DEBUG", "BASTION_REQUIRE_DOCKER", "BASTION_STACK", "BASTIONS__X"):
+        monkeypatch.setenv(name, "1")
+    assert load(None).ssh.max_startups == 100
+
+
+@pytest.mark.parametrize("contents", [b"[ssh", b"a = 1\na = 2", b"\xff\xfe", b"= 3"])
+def test_what_is_no_toml_is_refused(contents: bytes, tmp_path: Path) -> None:
+    """A file that is no TOML is refused by its name."""
+    path = tmp_path / "bastion.toml"
+    path.write_bytes(contents)
+    with pytest.raises(ConfigurationError, match=re.escape(str(path))):
+        load(path)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    """Relative paths start at the file's folder, and absolute ones stay."""
+    (tmp_path / "etc").mkdir()
+    settings = load(written(tmp_path / "etc", "[keys]\nhome = 'k'\n[audit]\ndirectory = '/t'\n"))
+    assert settings.keys.home == tmp_path / "etc" / "k"
+    assert settings.audit.directory == Path("/t")
+
+
+def test_file_is_located_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config comes before $BASTION_CONFIG, that before ./bastion.toml; one that was asked for must exist."""
+    assert locate(None) in {None, Path("/etc/bastion/bastion.toml")}
+    written(tmp_path, "")
+    assert locate(None) == Path("bastion.toml")
+    other = tmp_path / "other.toml"
+    monkeypatch.setenv("BASTION_CONFIG", str(other))
+    with pytest.raises(ConfigurationError, match=r"no configuration file at .*other\.toml"):
+        locate(None)
+    other.write_text("")
+    assert locate(None) == other
+    assert locate(tmp_path / "bastion.toml") == tmp_path / "bastion.toml"
+    with pytest.raises(ConfigurationError, match="no configuration file"):
+        locate(tmp_path / "nothing.toml")
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was read stays as it is."""
+    with pytest.raises(ValueError, match="frozen"):
+        load(None).ssh.notice = False
