@@ -95,10 +95,7 @@ def test_page_says_the_true_defaults(section: str) -> None:
             assert default is None
         else:
             value = tomllib.loads(f"value = {cell.strip('`')}")["value"]
-            required: dict[str, Any] = {"stacks": {"name": "x"}, "grants": {"users": ["x"], "stacks": ["x"]}}.get(
-                section, {}
-            )
-            assert getattr(model.model_validate({**required, option: value}), option) == default
+            assert getattr(model.model_validate({**REQUIRED.get(section, {}), option: value}), option) == default
 
 
 def test_every_option_is_tried() -> None:
