@@ -59,7 +59,7 @@ class Clock:
             return
         self._persisted = now
         try:
-            write_private(self._path, b"%d\n" % now)
+            write_private(self._path, b"%d\n" % now, durable=False)  # called on the event loop
             self._write_fault = ""
         except OSError as error:
             self._write_fault = f"{self._path}: cannot be written: {error.strerror}"

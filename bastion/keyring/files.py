@@ -71,21 +71,24 @@ def make_private_folder(path: Path) -> None:
     path.chmod(0o700)
 
 
-def write_private(path: Path, contents: bytes) -> None:
+def write_private(path: Path, contents: bytes, *, durable: bool = True) -> None:
     """Replace a file at once, so that a reader or a crash sees the old contents or the new, never a part.
 
-    Its mode is 0600.
+    Its mode is 0600. Not `durable` leaves it to the system when it reaches the disk, and waits for none.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(contents)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
