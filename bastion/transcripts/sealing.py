@@ -33,7 +33,7 @@ def signature_path(path: Path) -> Path:
 
 def parts_of(path: Path) -> list[Path]:
     """Return the write-ahead files of a transcript, in order."""
-    found = [(part_number(part), part) for part in path.parent.glob(f"{uid_of(path)}.*.wal")]
+    found = [(part_number(part), part) for part in path.parent.glob(f"{uid_of(path)}.*.wal") if part.is_file()]
     return [part for number, part in sorted((number, part) for number, part in found if number is not None)]
 
 
