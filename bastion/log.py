@@ -62,6 +62,7 @@ def configure(style: str = "json", level: str = "info", stream: TextIO | None = 
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _harmless,
+            *([_rename_stack] if style == "console" else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -122,6 +123,12 @@ def _harmless(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
     if len(trace := str(event.get("exception", ""))) > TEXT_LIMIT // 2:
         event["exception"] = "…" + trace[-TEXT_LIMIT // 2 :]  # a traceback says what happened at its end
     return {shorten(str(key), 64): _clean(value, _DEPTH_LIMIT) for key, value in event.items()}
+
+
+def _rename_stack(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if "stack" in event:  # structlog's console would print it as a call stack, on lines of its own
+        event["in_stack"] = event.pop("stack")
+    return event
 
 
 def _clean(value: Any, depth: int) -> Any:

@@ -21,10 +21,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich alone would cost 200 ms before the first word
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.serve)
-app.command("check")(check.check)
-app.command("demo")(demo.demo)
-app.command("ssh-config")(ssh_config.ssh_config)
+app.command("serve", short_help="Run the server")(serve.serve)
+app.command("check", short_help="Say what would stop the server")(check.check)
+app.command("demo", short_help="Try it out, on loopback")(demo.demo)
+app.command("ssh-config", short_help="Print a user's ssh_config blocks")(ssh_config.ssh_config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(transcripts.app, name="transcripts")
@@ -57,6 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; say on standard error what failed, and return the exit status."""
     try:
         status = app(list(arguments), prog_name="bastion", standalone_mode=False)
+        sys.stdout.flush()
     except BastionError as error:
         show_error(error.public, error.hint)
     except typer.TyperException as error:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make the key home, and issue, add, list and revoke keys.")
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's name, as grants have it.")]
-StackOption = Annotated[str | None, typer.Option("--stack", metavar="STACK", help="The only stack the key opens.")]
+StackOption = Annotated[
+    str | None, typer.Option("--stack", metavar="STACK", help="The only stack the key opens; * is any.")
+]
 
 
 @app.command("init")
@@ -49,6 +51,7 @@ def issue(
 ) -> None:
     """Make a key pair for a user; the private half is given once, here, and kept nowhere."""
     lifetime = _lifetime(expires)
+    stack, service = (None if name == "*" else name for name in (stack, service))
     keyring, settings = _open(config)
     with _destination(output) as file:
         issued = keyring.issue(user, stack=stack, service=service, expires=lifetime)

@@ -3,9 +3,6 @@
 import socket
 from typing import TYPE_CHECKING
 
-from bastion.transcripts.ledger import FILE, Ledger
-from bastion.transcripts.signing import Signer
-
 if TYPE_CHECKING:
     from bastion.config import Settings
     from bastion.keyring import Keyring
@@ -18,6 +15,9 @@ def write_ledger(settings: "Settings", keyring: "Keyring", event: str, **facts: 
         ConfigurationError: the signing key is not as it must be.
         RecordingFailed: the volume did not take the line.
     """
+    from bastion.transcripts.ledger import FILE, Ledger
+    from bastion.transcripts.signing import Signer
+
     folder = settings.audit.directory
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     Ledger(folder / FILE, Signer(keyring.signing_key), socket.gethostname()).write(event, facts)

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-import shlex
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -37,25 +36,22 @@ def ssh_config(
 ) -> None:
     """Print what goes into a user's ~/.ssh/config, before any `Host *`, and the line for their known_hosts."""
     settings = read_settings(config)
-    address = _address(settings, host, port)
     if not _NAME.fullmatch(domain):
         raise typer.BadParameter("must be a name", param_hint="--domain")
-    stacks = sorted(dict.fromkeys(stack)) if stack else asyncio.run(_known_stacks(settings))
-    for name in stacks:
-        if not _NAME.fullmatch(name):
-            raise typer.BadParameter("must be a stack's name", param_hint="--stack")
-    lines = _known_hosts(settings, domain)
+    pins = _known_hosts(settings, domain)
+    if known_hosts:
+        typer.echo("\n".join(pins))
+        return
+    address = _address(settings, host, port)
+    stacks = sorted(set(stack)) if stack else asyncio.run(_known_stacks(settings))
+    if not all(_NAME.fullmatch(name) for name in stacks):
+        raise typer.BadParameter("must be a stack's name", param_hint="--stack")
     blocks = _blocks(address, identity, stacks, domain)
     if as_json:
-        write_json({"stacks": stacks, "config": blocks, "known_hosts": lines})
-    elif known_hosts:
-        typer.echo("\n".join(lines))
-    else:
-        pinned = "".join(f"#   {line}\n" for line in lines)
-        typer.echo(
-            f"# for ~/.ssh/known_hosts; --known-hosts prints it alone:\n{pinned}\n{blocks}",
-            nl=False,
-        )
+        write_json({"stacks": stacks, "config": blocks, "known_hosts": pins})
+        return
+    comment = "".join(f"#   {line}\n" for line in pins)
+    typer.echo(f"# for ~/.ssh/known_hosts; --known-hosts prints it alone:\n{comment}\n{blocks}", nl=False)
 
 
 def _address(settings: "Settings", host: str | None, port: int | None) -> tuple[str, int]:
@@ -121,4 +117,4 @@ def _blocks(address: tuple[str, int], identity: str | None, stacks: list[str], d
 def _quoted(path: str) -> str:
     if not path.isprintable() or '"' in path:
         raise typer.BadParameter("must be a path without quotes and control characters", param_hint="--identity")
-    return f'"{path}"' if path != shlex.quote(path) and not path.startswith("~") else path
+    return f'"{path}"' if " " in path else path

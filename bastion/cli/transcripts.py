@@ -71,7 +71,8 @@ def show(
         write_json(facts | {"ledger": events})
         return
     session = facts.pop("header", {}).get("bastion", {})
-    write_fields(facts | {event["event"]: event.get("time") for event in events if "event" in event} | session)
+    times = {event["event"]: event.get("time") for event in events if "event" in event}
+    write_fields(session | facts | times)
 
 
 @app.command("play")

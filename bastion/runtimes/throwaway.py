@@ -1,6 +1,7 @@
 """The demo's own container: started from an image that is already here, and removed again."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import docker
@@ -36,7 +37,7 @@ class Throwaway:
         self.remove()
         labels = {_MARK: self._owner, "bastion.stack": stack, "bastion.service": service}
         try:
-            with docker.DockerClient(base_url=self._host, timeout=_SECONDS) as client:
+            with closing(docker.DockerClient(base_url=self._host, timeout=_SECONDS)) as client:
                 for image in _candidates(client):
                     container = client.containers.create(
                         image, _WAIT, entrypoint=["sh"], labels=labels, network_mode="none", hostname=service
@@ -58,7 +59,7 @@ class Throwaway:
             RuntimeUnreachable: the engine does not answer.
         """
         try:
-            with docker.DockerClient(base_url=self._host, timeout=_SECONDS) as client:
+            with closing(docker.DockerClient(base_url=self._host, timeout=_SECONDS)) as client:
                 for container in client.containers.list(all=True, filters={"label": f"{_MARK}={self._owner}"}):
                     container.remove(force=True)
         except (DockerException, OSError) as error:

@@ -111,7 +111,7 @@ def test_console_lines_are_harmless_too(lines: io.StringIO) -> None:
     """The form for eyes escapes as the JSON form does."""
     stream = io.StringIO()
     log.configure("console", "info", stream)
-    structlog.get_logger().info("hello", user="\x1b]0;owned\x07\nforged")
+    structlog.get_logger().info("hello", user="\x1b]0;owned\x07\nforged", stack="mystack")
     assert stream.getvalue().count("\n") == 1
     assert r"\x1b]0;owned\x07\nforged" in stream.getvalue()
 
