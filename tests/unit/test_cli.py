@@ -170,7 +170,7 @@ def test_a_time_that_is_none_is_refused(home: Cli, expires: str) -> None:
 
 
 def test_check_names_everything_that_is_wrong_in_one_pass(cli: Cli) -> None:
-    """Key home, auditors, grants and engine are each an error with a hint; what is fine is on stdout; the status is 1."""
+    """Key home, auditors, grants and engine are each an error with a hint; what is fine is on stdout."""
     done = cli("check", status=1)
     parts = [line.split(": ")[2] for line in errors(done.stderr)]
     assert parts == ["grants", "key home", "auditors", "engine"]
