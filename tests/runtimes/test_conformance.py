@@ -194,8 +194,8 @@ async def test_signal(world: World, name: str) -> None:
         await read_until(program, b"ready")
         await program.send(Signal(name))
         await read_until(program, b"got")
-        async for _ in program:
-            raise AssertionError("more output")
+        async for _ in program:  # the shell may say that its sleep was ended too
+            continue
         assert (await program.wait()).status == 3
 
 
@@ -264,7 +264,7 @@ async def test_nothing_is_left(world: World, terminal: Terminal | None) -> None:
         await read_until(program, b"ready")
         await asyncio.sleep(0.3)
         assert len(await world.left(word)) >= 5
-    assert await world.left(f"sleep.{word}") == []
+    assert await world.left(word) == []
 
 
 async def test_nothing_is_left_of_a_cancelled_session(world: World) -> None:
