@@ -119,7 +119,7 @@ async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """What the demo serves: its runtimes, the (stack, service) pairs one may try, and a line that says what they are."""
+    """What the demo serves: its runtimes, the (stack, service) pairs one may try, and a line that says what it is."""
 
     runtimes: Mapping[str, Runtime]
     names: Sequence[tuple[str, str]]
