@@ -83,9 +83,19 @@ class Gateway:
         def may_enter(stack: str, service: str) -> bool:
             return self._policy.may_enter(identity, stack, service)
 
-        name = await self._targets.choose_stack(request.name, identity, local_address, request.environment, may_enter)
-        grant = self._policy.authorize(identity, replace(request, name=name))
+        name = await self._targets.choose_stack(
+            request.name,
+            identity,
+            local_address,
+            request.environment,
+            may_enter,
+            literal_stacks=self._policy.literal_stacks(identity),
+        )
+        asked = replace(request, name=name)
+        self._policy.authorize(identity, asked)
         target = await self._targets.resolve(name, may_enter)
+        # Again, since the name may have been a container's of a service that another grant is about.
+        grant = self._policy.authorize(identity, asked, target)
         self._policy.admit(target)
         return replace(target, user=grant.user or target.user)
 

@@ -105,9 +105,7 @@ class SshServer:
                 for problem in self.keyring.problems:
                     log.warning("key home", problem=problem)
             for connection in [c for c in self._connections if c not in self._startups]:
-                if objection := self.keyring.objection(connection.identity):
-                    log.info("connection ended", user=connection.identity.user, reason=objection)
-                    connection.end(SessionEnded(objection, "ask whoever runs this bastion for a new key"))
+                self._end_if_not_good(connection)
 
     # What a connection asks of its server.
 
@@ -141,8 +139,14 @@ class SshServer:
         task.add_done_callback(self._work.discard)
 
     async def serve(self, connection: Connection, request: Request, channel: SessionChannel) -> None:
-        """Hand a request to the gateway."""
+        """Hand a request to the gateway, unless the connection's key is no longer good."""
+        self._end_if_not_good(connection)
         await self._gateway.serve(connection.identity, request, connection.local_address, channel)
+
+    def _end_if_not_good(self, connection: Connection) -> None:
+        if objection := self.keyring.objection(connection.identity):
+            log.info("connection ended", user=connection.identity.user, reason=objection)
+            connection.end(SessionEnded(objection, "ask whoever runs this bastion for a new key"))
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """One SSH connection: who it is, by the key whose signature verified, and what it may open."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from bastion.targets import parse
 MOST_PROBES = 20
 MOST_BAD_SIGNATURES = 10
 MOST_REFUSED_CHANNELS = 100
+FAREWELL_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -66,10 +68,13 @@ class Connection(asyncssh.SSHServer):
         self._accepted: Identity | None = None
         self._admitted = False
         self._authenticated = False
+        self._ending = False
         self._probes = 0
         self._bad_signatures = 0
         self._refused_channels = 0
         self._channels: set[SessionChannel] = set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
 
     # Arriving and leaving.
 
@@ -98,9 +103,19 @@ class Connection(asyncssh.SSHServer):
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def end(self, reason: SessionEnded) -> None:
-        """End every session of this connection for the reason, then the connection."""
+        """End every session of this connection for the reason, open no more, then end the connection."""
+        if self._ending:
+            return
+        self._ending = True
         for channel in list(self._channels):
             channel.end(reason)
+        self._server.keep(self._disconnect(reason))
+
+    async def _disconnect(self, reason: SessionEnded) -> None:
+        """Disconnect once every channel has told its reason and is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._all_closed.wait()
         self._conn.disconnect(asyncssh.DISC_BY_APPLICATION, reason.public)
 
     # Authentication.
@@ -125,7 +140,11 @@ class Connection(asyncssh.SSHServer):
     async def _verify_key(self, username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
         """Wrap asyncssh's verification: count attempts, refuse SHA-1, and note the key that signed."""
         if message:
-            good = _is_strong(key_data, signature) and await self._verify(username, key_data, message, signature)
+            good = (
+                _is_as_written(username, message)
+                and _is_strong(key_data, signature)
+                and await self._verify(username, key_data, message, signature)
+            )
             self._bad_signatures += not good
         else:
             good = await self._verify(username, key_data, message, signature)
@@ -155,7 +174,7 @@ class Connection(asyncssh.SSHServer):
 
     def session_requested(self) -> SessionChannel | bool:
         """Open a session channel while there are not too many."""
-        if self._authenticated and len(self._channels) < self._server.max_channels:
+        if self._authenticated and not self._ending and len(self._channels) < self._server.max_channels:
             return SessionChannel(self)
         self._refused_channels += 1
         if self._refused_channels > MOST_REFUSED_CHANNELS:
@@ -169,14 +188,27 @@ class Connection(asyncssh.SSHServer):
     def opened(self, channel: SessionChannel) -> None:
         """Count a channel as open."""
         self._channels.add(channel)
+        self._all_closed.clear()
 
     def closed(self, channel: SessionChannel) -> None:
         """Count a channel as closed."""
         self._channels.discard(channel)
+        if not self._channels:
+            self._all_closed.set()
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""
         self._server.keep(work)
+
+
+def _is_as_written(username: str, message: bytes) -> bool:
+    """Tell whether the name in the signed request is the one we were given: asyncssh normalises Unicode look-alikes."""
+    try:
+        packet = SSHPacket(message)
+        packet.get_byte()
+        return packet.get_string() == username.encode()
+    except PacketDecodeError:
+        return False
 
 
 def _is_strong(key_data: bytes, signature: bytes) -> bool:

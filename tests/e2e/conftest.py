@@ -16,7 +16,10 @@ def containers_socket(engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def containers(engine: Engine) -> Iterator[Engine]:
-    """Give the engine with the stack `mystack` running: web (Debian), small (busybox) and bare (no shell), and two that lead to the host."""
+    """Give the engine with the stack `mystack` running.
+
+    Its services are web (Debian), small (busybox), bare (no shell), and host and socket, which lead to the host.
+    """
     names = ("mystack-web-1", "mystack-small-1", "mystack-bare-1", "mystack-host-1", "mystack-socket-1")
     engine.remove(*names)
     engine.start(names[0], engine.image_debian, service="web")

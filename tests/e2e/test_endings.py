@@ -126,13 +126,12 @@ def test_limits_count_channels_and_name_who_holds_them(own: Bastion) -> None:
     own.config.write_text(own.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 20"))
     own.start()
     control = str(own.folder / "control")
-    clients = [subprocess.Popen(own.command("sleep 1000", options=["-M", "-S", control]), stdin=subprocess.PIPE)]
+    clients = [subprocess.Popen(own.command("cat", options=["-M", "-S", control]), stdin=subprocess.PIPE)]
     try:
         assert _wait(20, lambda: len(own.sessions()) == 1)
-        clients += [
-            subprocess.Popen(own.command("sleep 1000", options=["-S", control]), stdin=subprocess.PIPE)
-            for _ in range(14)
-        ]
+        shared = own.command("cat", options=["-S", control])
+        clients += [subprocess.Popen(shared, stdin=subprocess.PIPE) for _ in range(13)]
+        clients.append(subprocess.Popen(own.command("cat"), stdin=subprocess.PIPE))
         assert _wait(60, lambda: len([s for s in own.sessions() if s["state"] == "active"]) == 15)
         refused = own.ssh("true")
         assert refused.returncode == 253

@@ -43,7 +43,8 @@ def test_random_bytes_arrive_equal_both_ways(bastion: Bastion, tmp_path: Path, s
     """Random bytes in through `cat >` and out through `cat` have the same SHA-256, also over many key exchanges."""
     file = tmp_path / "random"
     subprocess.run(["dd", "if=/dev/urandom", f"of={file}", "bs=1M", f"count={size}", "status=none"], check=True)
-    expected = hashlib.file_digest(file.open("rb"), "sha256").hexdigest()
+    with file.open("rb") as content:
+        expected = hashlib.file_digest(content, "sha256").hexdigest()
     remote = f"/tmp/f{size}"
     try:
         _push(bastion, file, f"cat > {remote}", options)
