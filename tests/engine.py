@@ -135,10 +135,12 @@ class Engine:
         return _processes_of(self._run)
 
     def kill(self) -> None:
-        """End the engine at once, as a crash does; its containers' shims go on."""
+        """End the engine and its containers at once, as a crash of the machine does; `start_engine` brings it back."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        _end_processes_of(self._run)
+        (self._run / "exec/containerd/containerd.pid").unlink(missing_ok=True)  # a zombie of that pid would count as it
 
     def stop_engine(self) -> None:
         """Stop dockerd; its containers stop with it."""
@@ -177,11 +179,7 @@ class Engine:
             run = Path((self._slot / "run").read_text())
         except FileNotFoundError:
             return
-        until = time.monotonic() + 10
-        while (left := _processes_of(run)) and time.monotonic() < until:
-            for pid in left:
-                _kill(pid)
-            time.sleep(0.1)
+        _end_processes_of(run)
         for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             if (point := mount.split(" ")[1]).startswith((f"{run}/", f"{self._slot}/data/")):
                 subprocess.run(["umount", "-l", point], check=False, capture_output=True)
@@ -215,6 +213,14 @@ def _processes_of(run: Path) -> list[int]:
             if f"{run}/".encode() in words:
                 found.append(int(entry.name))
     return found
+
+
+def _end_processes_of(run: Path) -> None:
+    until = time.monotonic() + 10
+    while (left := _processes_of(run)) and time.monotonic() < until:
+        for pid in left:
+            _kill(pid)
+        time.sleep(0.1)
 
 
 def _kill(pid: int) -> None:

@@ -229,7 +229,7 @@ class DockerRuntime:
             stream.abort()
 
     async def _end(self, target: Target, uid: str, chosen: str, exec_id: str) -> None:
-        """End what the session left in the container; as root too, when it left what its own user may not end."""
+        """End what the session left in the container; as root too, where its own user may not end or see all of it."""
         log = _log.bind(session=uid, container=target.container_name)
         left = b""
         try:
@@ -240,6 +240,7 @@ class DockerRuntime:
                         left = (await self._run(target, shell.ending(chosen, uid), user, paced=True)).strip()
                         if not left:
                             break
+                    left = left.removesuffix(b"other").strip()
                     if left or await self._has_ended(exec_id):
                         break
         except (RuntimeFailed, TimeoutError) as error:

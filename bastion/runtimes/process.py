@@ -1,6 +1,7 @@
 """The demo's runtime: a local shell in a session of its own, at a terminal or on pipes, as an unprivileged user."""
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -79,7 +80,7 @@ class ProcessRuntime:
             yield running
         finally:
             running.close()
-            await asyncio.shield(self._end(request.uid))
+            await asyncio.shield(self._end(request.uid, running))
 
     async def ping(self) -> str:
         """Say what this is."""
@@ -97,9 +98,10 @@ class ProcessRuntime:
         own = {"PATH": _PATH, "HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
         return {**own, **shell.environment(request)}
 
-    async def _end(self, uid: str) -> None:
+    async def _end(self, uid: str, running: "ProcessExec") -> None:
         if left := await end_all(uid):
             _log.warning("processes are left", session=uid, left=left)
+        await running.reap()
 
 
 class ProcessExec:
@@ -194,6 +196,15 @@ class ProcessExec:
             self._slave = -1
         if self._closing is not None:
             self._closing.cancel()
+
+    async def reap(self) -> None:
+        """Wait a little for the ended program's status, so that no child watcher outlives the exec."""
+        if self._closing is not None:
+            await asyncio.gather(self._closing, return_exceptions=True)
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._process.wait()
 
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
         await process.wait()

@@ -109,9 +109,18 @@ denied() {
         kill -s 0 "$pid" 2>/dev/null && return 1
     done
 }
+others() {
+    for environ in /proc/[0-9]*/environ; do
+        [ "$environ" = /proc/1/environ ] || [ -r "$environ" ] || [ ! -e "$environ" ] || { echo other; return; }
+    done
+}
+finish() {
+    others
+    exit 0
+}
 scan
 for signal in HUP TERM KILL; do
-    [ -n "$found" ] || exit 0
+    [ -n "$found" ] || finish
     denied && break
     kill -s $signal $found 2>/dev/null
     kill -s CONT $found 2>/dev/null
@@ -119,7 +128,7 @@ for signal in HUP TERM KILL; do
     while [ $ticks -lt 12 ]; do
         read -r tick || ticks=$((ticks + 4))
         scan
-        [ -n "$found" ] || exit 0
+        [ -n "$found" ] || finish
         [ $signal != KILL ] || kill -s KILL $found 2>/dev/null
         ticks=$((ticks + 1))
     done
@@ -173,7 +182,7 @@ def ending(shell: str, uid: str) -> tuple[str, ...]:
     """Return the command that ends all that the session `uid` started, with HUP, then TERM, then KILL.
 
     It reads a line from standard input before each look, and does not wait after the last. It prints the pids that it
-    could not end, and nothing when none is left.
+    could not end, or `other` when there are processes that its user may not look into, and nothing when all is done.
     """
     return (shell, "-c", _ENDING, "bastion", checked(uid))
 

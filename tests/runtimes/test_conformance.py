@@ -258,7 +258,8 @@ async def test_nothing_is_left(world: World, terminal: Terminal | None) -> None:
     word = "7403" if terminal else "7404"
     text = (
         f"sleep {word} & setsid sleep {word} & (trap '' HUP TERM; sh -c 'sleep {word}; sleep {word}') & "
-        f"env -i sh -c 'sleep {word}; :' & (setsid sh -c 'sleep {word} & env -i sleep {word}' &) ; echo ready; sleep {word}"
+        f"env -i sh -c 'sleep {word}; :' & (setsid sh -c 'sleep {word} & env -i sleep {word}' &) ; "
+        f"echo ready; sleep {word}"
     )
     async with world.runtime.exec(world.target, request(text, terminal=terminal)) as program:
         await read_until(program, b"ready")

@@ -1,0 +1,335 @@
+"""What only a Docker Engine has: labels, containers that end, images without a shell, an engine that goes away."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bastion.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    ContainerEnded,
+    NoShell,
+    RuntimeFailed,
+    RuntimeUnreachable,
+)
+from bastion.model import STDIN, Data, Target, Terminal
+from bastion.runtimes import docker_targets
+from bastion.runtimes.docker import DockerRuntime
+from tests.conftest import CACHE
+from tests.engine import Engine
+from tests.runtimes.world import World, read_until, request
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def container(engine: Engine) -> Iterator[str]:
+    """Give the name of a running busybox container that the test may do anything to."""
+    engine.start("victim", engine.image_busybox, stack="mystack", service="victim")
+    yield "victim"
+    engine.remove("victim")
+
+
+async def only(docker: DockerRuntime, stack: str, service: str) -> Target:
+    (target,) = await docker.find(stack, service)
+    return target
+
+
+async def test_services_by_labels(engine: Engine, docker: DockerRuntime) -> None:
+    """Our labels win over Compose's, these over Swarm's; a container without any is of the stack docker."""
+    compose = {"com.docker.compose.project": "c", "com.docker.compose.service": "web"}
+    swarm = {"com.docker.stack.namespace": "s", "com.docker.swarm.service.name": "s_api"}
+    own = {"bastion.stack": "own", "bastion.service": "db"}
+    hostile = {"bastion.stack": "../etc", "bastion.service": "web"}
+    names = {"l-own": {**own, **compose, **swarm}, "l-compose": {**compose, **swarm}, "l-swarm": swarm}
+    names |= {"l-none": {}, "l-hostile": hostile, "l-half": {"bastion.stack": "half"}}
+    for name, labels in names.items():
+        engine.start(name, engine.image_scratch, labels=labels)
+    try:
+        found = await docker.services()
+        assert {("own", "db"), ("c", "web"), ("s", "api"), ("docker", "l-none"), ("docker", "l-half")} <= set(found)
+        assert found == sorted(set(found))
+        assert not [place for place in found if "etc" in place[0] or "hostile" in place[1]]
+        assert [target.container_name for target in await docker.find("own", "l-own")] == ["l-own"]
+        assert await docker.find("c", "l-own") == []
+    finally:
+        engine.remove(*names)
+
+
+async def test_replicas_and_details(engine: Engine, docker: DockerRuntime) -> None:
+    """A service's containers are sorted by name, each with its id and image; stopped ones are left out."""
+    ids = {name: engine.start(name, engine.image_busybox, stack="rep", service="web") for name in ("r-2", "r-1", "r-3")}
+    try:
+        engine.docker("kill", "r-3")
+        found = await docker.find("rep", "web")
+        assert [target.container_name for target in found] == ["r-1", "r-2"]
+        assert [target.container_id for target in found] == [ids["r-1"], ids["r-2"]]
+        assert {target.image for target in found} == {engine.image_busybox}
+        assert {target.image_digest for target in found} == {engine.docker("inspect", "-f", "{{.Image}}", "r-1")}
+        assert {target.hazards for target in found} == {()}
+    finally:
+        engine.remove(*ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hazard"),
+    [
+        (("--privileged",), "is privileged"),
+        (("--pid", "host"), "shares the host's pid namespace"),
+        (("-v", "/run/docker.sock:/x"), "mounts the Docker socket"),
+        (("-v", "/run:/host:ro"), "mounts the Docker socket"),
+    ],
+)
+async def test_hazards(engine: Engine, arguments: tuple[str, ...], hazard: str) -> None:
+    """A container that would be a way into its host says so, as the engine describes it."""
+    engine.docker("create", "--name", "hazard", "--network", "none", *arguments, engine.image_scratch)
+    try:
+        (details,) = json.loads(engine.docker("inspect", "hazard"))
+        assert docker_targets.hazards(details) == (hazard,)
+    finally:
+        engine.remove("hazard")
+
+
+@pytest.mark.parametrize("terminal", [None, Terminal("xterm", 80, 24)], ids=["pipes", "terminal"])
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (("stop", "-t", "0"), "stopped"),
+        (("kill",), "stopped"),
+        (("rm", "-f"), "removed"),
+        (("restart", "-t", "0"), "stopped"),
+        (("pause",), "is paused"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+async def test_container_ends(
+    engine: Engine,
+    docker: DockerRuntime,
+    *,
+    container: str,
+    action: tuple[str, ...],
+    words: str,
+    terminal: Terminal | None,
+) -> None:
+    """A container that ends or is paused ends its sessions, which say so and which container it was."""
+    target = await only(docker, "mystack", container)
+
+    async def session() -> None:
+        async with docker.exec(target, request("echo ready; sleep 7500", terminal=terminal)) as program:
+            await read_until(program, b"ready")
+            await asyncio.to_thread(engine.docker, *action, container)
+            async with asyncio.timeout(10):
+                async for _ in program:
+                    continue
+                await program.wait()
+
+    with pytest.raises(ContainerEnded) as ended:
+        await session()
+    assert container in ended.value.public
+    assert words in ended.value.public
+    assert ended.value.hint
+
+
+async def test_gone_and_paused_before(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """Nothing runs in a container that is paused, stopped or gone; the same name made anew is another container."""
+    target = await only(docker, "mystack", container)
+    engine.docker("pause", container)
+    with pytest.raises(ContainerEnded, match="paused"):
+        await World(docker, target, str).command("true")
+    engine.docker("unpause", container)
+    engine.docker("kill", container)
+    with pytest.raises(ContainerEnded, match="not running"):
+        await World(docker, target, str).command("true")
+    engine.remove(container)
+    engine.start(container, engine.image_busybox, stack="mystack", service=container)
+    with pytest.raises(ContainerEnded, match="gone"):
+        await World(docker, target, str).command("true")
+
+
+async def test_no_shell(engine: Engine, docker: DockerRuntime) -> None:
+    """An image without a shell refuses with words that say so, and what to do."""
+    engine.start("bare", engine.image_scratch, stack="bare", service="bare")
+    try:
+        world = World(docker, await only(docker, "bare", "bare"), str)
+        for asked in (request("true"), request(), request(terminal=Terminal("xterm", 80, 24))):
+            with pytest.raises(NoShell) as refused:
+                await world.run(asked)
+            assert "bare" in refused.value.public
+            assert refused.value.hint
+    finally:
+        engine.remove("bare")
+
+
+async def test_chosen_shell(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """The stack's shell is the one that runs; one that is not there is an error, and its words are not output."""
+    target = await only(docker, "mystack", container)
+    world = World(docker, target, str)
+    assert (await world.run(request("echo $0"))).out == b"sh\n"
+    chosen = dataclasses.replace(target, shell="/bin/ash")
+    assert (await world.run(request("echo $0"), target=chosen)).out == b"/bin/ash\n"
+    missing = dataclasses.replace(target, shell="/bin/fish")
+    with pytest.raises(NoShell):
+        await world.run(request("echo $0"), target=missing)
+
+
+async def test_user(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """A program runs as the user chosen for the target, never with privileges; an unknown user is an error."""
+    target = await only(docker, "mystack", container)
+    world = World(docker, target, str)
+    as_user = Target("docker", "mystack", "victim", target.container_id, container, user="user")
+    assert (await world.run(request("id -un; pwd"), target=as_user)).out == b"user\n/\n"
+    unknown = Target("docker", "mystack", "victim", target.container_id, container, user="nosuch")
+    with pytest.raises(RuntimeFailed):
+        await world.run(request("id -un"), target=unknown)
+
+
+@pytest.mark.parametrize("image", ["image_busybox", "image_debian"])
+async def test_interactive_shell(engine: Engine, docker: DockerRuntime, image: str) -> None:
+    """A shell at a terminal is what `docker exec -it` gives: bash where there is one, the image's PATH, job control."""
+    engine.start("inter", getattr(engine, image), stack="i", service="i", args=("-e", "PATH=/usr/bin:/bin:/special"))
+    try:
+        async with docker.exec(await only(docker, "i", "i"), request(terminal=Terminal("vt100", 80, 24))) as program:
+            await program.send(Data(STDIN, b'echo "<$PATH|$TERM|$0>"; exit 6\n'))
+            shell = b"bash" if image == "image_debian" else b"sh"
+            await read_until(program, b"</usr/bin:/bin:/special|vt100|" + shell + b">")
+            async for _ in program:
+                continue
+            assert (await program.wait()).status == 6
+    finally:
+        engine.remove("inter")
+
+
+@pytest.mark.parametrize("without", ["grep", "sleep", "grep sleep"])
+async def test_ending_without_tools(engine: Engine, docker: DockerRuntime, without: str) -> None:
+    """Everything is ended where the image has no grep or no sleep; a neighbour with another marker is not."""
+    engine.start("poor", engine.image_busybox, stack="p", service="p")
+    engine.docker("exec", "poor", "sh", "-c", "cd /bin; rm " + without)
+    try:
+        target = await only(docker, "p", "p")
+        look = World(docker, target, lambda script: engine.docker("exec", "poor", "sh", "-c", script))
+        text = "(trap '' HUP TERM; tail -f /dev/null) & setsid tail -f /dev/null & echo ready; tail -f /dev/null"
+        async with docker.exec(target, request("tail -F /neighbour & echo on; wait")) as other:
+            await read_until(other, b"on")
+            async with docker.exec(target, request(text)) as program:
+                await read_until(program, b"ready")
+            assert await look.left("/dev/null") == []
+            assert len(await look.left("/neighbour")) >= 1
+        assert await look.left("/neighbour") == []
+    finally:
+        engine.remove("poor")
+
+
+async def test_ending_what_became_root(engine: Engine, docker: DockerRuntime) -> None:
+    """What a user's session started as root, by a setuid program, is ended too."""
+    engine.start("setuid", engine.image_debian, stack="su", service="su", args=("--user", "1000:1000"))
+    engine.docker("exec", "-u", "0", "setuid", "sh", "-c", "passwd -d root >/dev/null; chmod u+s /bin/su")
+    try:
+        target = await only(docker, "su", "su")
+        look = World(docker, target, lambda script: engine.docker("exec", "-u", "0", "setuid", "sh", "-c", script))
+        asked = request("su root -c 'id -u; sleep 7501 & sleep 7501'", terminal=Terminal("xterm", 80, 24))
+        async with docker.exec(target, asked) as program:
+            await read_until(program, b"0\r\n")
+            await asyncio.sleep(0.3)
+            assert await look.left("7501")
+        assert await look.left("7501") == []
+    finally:
+        engine.remove("setuid")
+
+
+async def sleep_until_lost(own: Engine, runtime: DockerRuntime) -> None:
+    """Kill the engine under a session and read on."""
+    async with runtime.exec(await only(runtime, "lost", "lost"), request("echo ready; sleep 7502")) as program:
+        await read_until(program, b"ready")
+        own.kill()
+        async with asyncio.timeout(20):
+            async for _ in program:
+                continue
+            await program.wait()
+
+
+async def test_engine_goes_away() -> None:
+    """An engine that dies under a session is an error and never exit 0; one that is back serves the same runtime."""
+    own = Engine(CACHE)
+    runtime = DockerRuntime(own.host)
+    try:
+        own.start_engine()
+        own.prepare()
+        own.start("lost", own.image_busybox, stack="lost", service="lost")
+        assert "Docker Engine" in await runtime.ping()
+        with pytest.raises((ConnectionLost, ContainerEnded)):
+            await sleep_until_lost(own, runtime)
+        with pytest.raises(RuntimeUnreachable):
+            await runtime.services()
+        own.start_engine()
+        own.start("back", own.image_busybox, stack="back", service="back")
+        world = World(runtime, await only(runtime, "back", "back"), str)
+        assert (await world.command("echo back")).out == b"back\n"
+    finally:
+        await runtime.close()
+        own.close()
+
+
+async def test_no_engine(tmp_path: Path) -> None:
+    """No engine, or one that is none, is one clear error."""
+    for host in (f"unix://{tmp_path}/nothing.sock", "tcp://127.0.0.1:1"):
+        runtime = DockerRuntime(host)
+        with pytest.raises(RuntimeUnreachable) as refused:
+            await runtime.ping()
+        assert refused.value.hint
+        await runtime.close()
+
+
+@pytest.mark.parametrize(
+    "host", ["https://h:2376", "ssh://root@h", "npipe://x", "/var/run/docker.sock", "tcp://", "tcp://h:x", ""]
+)
+async def test_addresses_that_cannot_be(host: str) -> None:
+    """An address where one direction cannot be closed alone, or that is none, is refused with a hint."""
+    with pytest.raises(ConfigurationError) as refused:
+        DockerRuntime(host)
+    assert "unix:///PATH" in refused.value.hint or "tcp://HOST:PORT" in refused.value.hint
+
+
+async def test_tcp(engine: Engine) -> None:
+    """An engine behind TCP works the same, half-close included."""
+    path = engine.host.removeprefix("unix://")
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(path)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while piece := await source.read(65536):
+                    sink.write(piece)
+                    await sink.drain()
+                sink.write_eof()
+
+        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
+        for end in (writer, inner_writer):
+            end.close()
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0, family=socket.AF_INET)
+    engine.start("tcp", engine.image_busybox, stack="tcp", service="tcp")
+    runtime = DockerRuntime(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        world = World(runtime, await only(runtime, "tcp", "tcp"), str)
+        assert (await world.command("sort", b"b\na\n")).out == b"a\nb\n"
+    finally:
+        await runtime.close()
+        server.close()
+        engine.remove("tcp")
+
+
+async def test_fifty_at_once(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """Fifty sessions at once all get their answer, and the engine can still be asked meanwhile."""
+    target = await only(docker, "mystack", container)
+    world = World(docker, target, str)
+    running = [asyncio.create_task(world.command(f"sleep 1; echo {number}")) for number in range(50)]
+    await asyncio.sleep(0.2)
+    assert "Docker Engine" in await docker.ping()
+    assert [(await each).out for each in running] == [f"{number}\n".encode() for number in range(50)]
