@@ -47,6 +47,8 @@ $(BIN)/pip:
 	  echo 'bastion: error: $(PYTHON) is missing or older than 3.11' >&2; \
 	  echo 'bastion: hint: apt-get install python3, or make PYTHON=/path/to/python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends python3-venv; } || { \
 	  echo 'bastion: error: $(PYTHON) cannot make virtual environments: python3-venv is missing' >&2; \
 	  echo 'bastion: hint: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -91,7 +92,8 @@ async def serve(
             running.push_async_callback(adapter.close)
         await transcripts.start()
         running.push_async_callback(transcripts.close)
-        await running.enter_async_context(serve_api(create_api(sessions, metrics=metrics), settings.api.socket))
+        api = create_api(sessions, metrics=metrics, ready=partial(_ping, adapters))
+        await running.enter_async_context(serve_api(api, settings.api.socket))
         running.push_async_callback(server.close)
         addresses = await server.listen()
         await running.enter_async_context(_background(server.watch_keys()))
@@ -104,6 +106,11 @@ async def serve(
         await sessions.end_all(
             SessionEnded("the bastion is shutting down", "connect again in a moment"), grace=CLEAN_UP_SECONDS
         )
+
+
+async def _ping(adapters: Mapping[str, Runtime]) -> None:
+    for adapter in adapters.values():
+        await adapter.ping()
 
 
 @asynccontextmanager
