@@ -20,7 +20,8 @@ PROBE: Final = ("sh", "-c", "command -v bash >/dev/null 2>&1 && echo bash || ech
 TICK: Final = 0.1  # seconds between two lines on the ending script's standard input
 
 # Every pid whose environment holds the marker, printed one a line. The scripts use builtins alone where an image has no
-# grep, or one that reads a file up to its first NUL only, and are paced by lines on standard input because it may have no sleep; at its end they no longer wait.
+# grep, or one that reads a file up to its first NUL only, and are paced by lines on standard input because it may have
+# no sleep; at its end they no longer wait.
 _MARKED: Final = r"""
 marker="BASTION_SESSION=$1"
 by_grep=$(printf 'x\0y\0' | grep -czx y 2>/dev/null) || by_grep=
