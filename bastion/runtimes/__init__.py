@@ -7,7 +7,8 @@ Contract, proved by tests/runtimes over every adapter:
 - Iteration ends when the output is drained; only then is `wait()` believed.
 - Sending to a program that stopped reading, or has ended, is no error.
 - Order is kept. A status nobody knows is an error and never 0.
-- A slow reader slows the container and does not fill our memory: at most 1 MiB is held per exec.
+- A slow reader slows the container and does not fill our memory: at most 1 MiB is held per exec,
+  and behind the program's end also what its engine would drop otherwise.
 """
 
 from collections.abc import AsyncIterator

@@ -299,7 +299,10 @@ async def test_tcp(engine: Engine) -> None:
     """An engine behind TCP works the same, half-close included."""
     path = engine.host.removeprefix("unix://")
 
+    forwards: list[asyncio.Task[None] | None] = []
+
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        forwards.append(asyncio.current_task())
         inner_reader, inner_writer = await asyncio.open_unix_connection(path)
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -307,11 +310,14 @@ async def test_tcp(engine: Engine) -> None:
                 while piece := await source.read(65536):
                     sink.write(piece)
                     await sink.drain()
+            with contextlib.suppress(OSError):
                 sink.write_eof()
 
         await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
         for end in (writer, inner_writer):
             end.close()
+            with contextlib.suppress(OSError):
+                await end.wait_closed()
 
     server = await asyncio.start_server(forward, "127.0.0.1", 0, family=socket.AF_INET)
     engine.start("tcp", engine.image_busybox, stack="tcp", service="tcp")
@@ -322,6 +328,7 @@ async def test_tcp(engine: Engine) -> None:
     finally:
         await runtime.close()
         server.close()
+        await asyncio.gather(*(task for task in forwards if task))
         engine.remove("tcp")
 
 
