@@ -284,8 +284,13 @@ class DockerRuntime:
 
     async def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call the SDK in a thread of our own, its errors become ours."""
+
+        def call() -> Any:
+            self._endpoint.probe()
+            return function(*args, **options)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **options))
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except docker.errors.APIError as error:
             status = error.response.status_code if error.response is not None else 500
             raise _refusal(status, str(error.explanation or error), "") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import urllib.parse
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -63,6 +64,17 @@ class Endpoint:
         if parts.scheme in ("http", "https", "ssh"):
             hint += "; forward a remote engine's socket here with ssh -NL /run/engine.sock:/var/run/docker.sock HOST"
         raise ConfigurationError(f"docker host {address!r} cannot be used", hint)
+
+    def probe(self) -> None:
+        """Connect to a unix socket and let go again; blocks.
+
+        Raises:
+            OSError: nobody listens. The SDK would leave its own socket open on that.
+        """
+        if self.path is not None:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_TIMEOUT)
+                probe.connect(self.path)
 
     async def open(self, stream: "ExecStream") -> None:
         """Connect the stream to the engine."""
