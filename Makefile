@@ -16,7 +16,7 @@ run: $(VENV)/.installed ## install into .venv and run the demo: a shell in a con
 
 test: prepare ## install what the tests need, and run them all
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: $(VENV)/.installed-dev ## lint, format, types, layers
 	$(BIN)/ruff check

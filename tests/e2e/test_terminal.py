@@ -64,7 +64,12 @@ def test_control_keys_reach_the_program(bastion: Bastion) -> None:
     time.sleep(0.5)
     shell.send(b"\x1a")
     shell.expect(rb"Stopped")
-    shell.sendline(b"kill -9 %1; wait; exit 4")
+    shell.expect(PROMPT)
+    shell.sendline(b"fg")
+    time.sleep(0.5)
+    shell.send(b"\x03")
+    shell.expect(PROMPT)
+    shell.sendline(b"exit 4")
     shell.expect(pexpect.EOF)
     shell.close()
     assert shell.exitstatus == 4
