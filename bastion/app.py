@@ -96,7 +96,7 @@ async def serve(
         await running.enter_async_context(serve_api(api, settings.api.socket))
         running.push_async_callback(server.close)
         addresses = await server.listen()
-        await running.enter_async_context(_background(server.watch_keys()))
+        await running.enter_async_context(_background(server.watch_keys(), stop))
         log.info("serving", addresses=[f"{host}:{port}" for host, port in addresses], node=node)
         if ready is not None:
             ready(addresses)
@@ -114,8 +114,10 @@ async def _ping(adapters: Mapping[str, Runtime]) -> None:
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _background(work: Coroutine[None, None, None], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Run the work beside what runs inside; when it fails, which it should not, the bastion stops and says why."""
     task = asyncio.create_task(work)
+    task.add_done_callback(lambda _: stop.set())
     try:
         yield
     finally:

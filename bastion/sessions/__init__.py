@@ -74,6 +74,7 @@ class Sessions:
         self._settings = settings
         self._node = node
         self._live: dict[str, LiveSession] = {}
+        self._stopped: BastionError | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -94,7 +95,8 @@ class Sessions:
         return live is not None
 
     async def end_all(self, reason: BastionError, *, grace: float) -> None:
-        """End every session and wait up to `grace` seconds until all have cleaned up."""
+        """End every session, open no more, and wait up to `grace` seconds until all have cleaned up."""
+        self._stopped = reason
         for live in list(self._live.values()):
             live.end(reason)
         try:
@@ -109,7 +111,10 @@ class Sessions:
 
         Raises:
             LimitReached: the service or the user has as many sessions as it may.
+            BastionError: the reason that `end_all` was given.
         """
+        if self._stopped is not None:
+            raise self._stopped from None
         self._take_place(identity, target)
         live = LiveSession(_describe(identity, request, target, self._node))
         self._live[request.uid] = live

@@ -1,6 +1,7 @@
 """The SSH server: listens with hardened settings, admits connections, and ends those whose key is no longer good."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Coroutine
 from functools import partial
@@ -16,9 +17,10 @@ from bastion.keyring import Keyring
 from bastion.metrics import Metrics
 from bastion.model import Request
 from bastion.ssh.channel import SessionChannel
-from bastion.ssh.connection import Connection
+from bastion.ssh.connection import Connection, source_of
 
 KEY_CHECK_SECONDS = 2.0
+CLOSE_SECONDS = 10.0
 MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED = 1024
 
 log = structlog.get_logger(__name__)
@@ -94,14 +96,18 @@ class SshServer:
         self.stop_listening()
         for connection in list(self._connections):
             connection.end(SessionEnded("the bastion is shutting down", "connect again in a moment"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._work:
+                    await asyncio.wait(self._work)
         if self._work:
-            await asyncio.wait(self._work)
+            log.warning("stopped before all had cleaned up", left=len(self._work))
 
     async def watch_keys(self) -> None:
         """For ever: re-read what changed in the key home, and end connections whose key is no longer good."""
         while True:
             await asyncio.sleep(KEY_CHECK_SECONDS)
-            if self.keyring.refresh():
+            if await asyncio.to_thread(self.keyring.refresh):
                 for problem in self.keyring.problems:
                     log.warning("key home", problem=problem)
             for connection in [c for c in self._connections if c not in self._startups]:
@@ -112,13 +118,14 @@ class SshServer:
     def admit(self, connection: Connection) -> bool:
         """Take the connection in, unless too many wait to log in, from everywhere or from its address."""
         per_source = Counter(self._startups.values())
+        source = source_of(connection.address)
         if (
             per_source.total() >= self._settings.max_startups
-            or per_source[connection.address] >= self._settings.max_startups_per_source
+            or per_source[source] >= self._settings.max_startups_per_source
         ):
             self._metrics.turned_away()
             return False
-        self._startups[connection] = connection.address
+        self._startups[connection] = source
         self._connections.add(connection)
         return True
 

@@ -4,10 +4,11 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol
 
 import asyncssh
+from asyncssh.packet import SSHPacket
 
 from bastion.errors import BastionError, ClientGone
 from bastion.model import STDERR, STDIN, Data, Eof, Event, Exit, Identity, Name, Request, Resize, Signal, Terminal
@@ -15,6 +16,8 @@ from bastion.ssh.guard import Guard
 
 INPUT_HELD = 256 * 1024
 EVENTS_HELD = 1024
+REQUESTS_HELD = 64
+LEAST_PACKET = 1024  # bytes; each packet costs one of its own size and 36 bytes more, so that less would stall the loop
 
 _ENVIRONMENT_NAME = re.compile(r"LANG|LC_[A-Z]{1,32}|COLORTERM|BASTION_[A-Z_]{1,32}")
 _ENVIRONMENT_VALUE = re.compile(r"[A-Za-z0-9._@:/+-]{0,256}")
@@ -41,8 +44,8 @@ class Host(Protocol):
         """Run the work as a task that lives on when the connection has gone."""
         ...
 
-    def opened(self, channel: "SessionChannel") -> None:
-        """Count a channel as open."""
+    def drop(self, why: str) -> None:
+        """End the connection at once: its client does what none in good faith does."""
         ...
 
     def closed(self, channel: "SessionChannel") -> None:
@@ -62,8 +65,11 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         self._arrived = asyncio.Event()
         self._held = 0
         self._reading = True
+        self._leaving = False
         self._window_open = asyncio.Event()
         self._window_open.set()
+        self._environment: dict[str, str] = {}
+        self._ended: BastionError | None = None
         self._gone: BastionError | None = None
         self._finished = False
         self._when_ended: Callable[[BastionError], None] | None = None
@@ -71,13 +77,17 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
     # What asyncssh calls. An exception in any of these would end the whole connection, so they only take notes.
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
-        """Remember the channel to answer on."""
+        """Remember the channel to answer on, and bound what asyncssh itself would keep of it."""
         self._chan = chan
-        self._host.opened(self)
+        self._process = chan.process_packet
+        chan.process_packet = self._watch  # type: ignore[method-assign,assignment] # asyncssh passes by position
+        chan._process_env_request = self._take_variable  # type: ignore[method-assign]  # noqa: SLF001 - looked up by name
+        if chan._send_pktsize < LEAST_PACKET:  # noqa: SLF001 - no public name
+            self._host.drop(f"packets of less than {LEAST_PACKET} bytes are not served")
 
     def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: object) -> bool:
         """Accept a terminal unless the key forbids one; a TERM that is no plain word becomes "dumb"."""
-        if not self._host.identity.may_pty:
+        if not self._host.identity.may_pty or self._kind is not None:
             return False
         columns, rows = _size(term_size[0], term_size[1])
         self._terminal = Terminal(term_type if _TERM.fullmatch(term_type) else "dumb", columns, rows)
@@ -106,12 +116,14 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             kind=self._kind,  # type: ignore[arg-type] # one of the three has been set
             command=self._command,
             terminal=self._terminal,
-            environment=_filtered(self._chan.get_environment_bytes()),
+            environment=dict(self._environment),
         )
         self._host.keep(self._host.start(request, self))
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Queue input; stop reading while too much of it waits (the channel's window then holds the client back)."""
+        if self._leaving:
+            return
         self._held += len(data)
         self._put(Data(STDIN, data))
         if self._reading and (self._held > INPUT_HELD or len(self._events) > EVENTS_HELD):
@@ -152,9 +164,31 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             self.end(self._gone)
 
     def end(self, reason: BastionError) -> None:
-        """End what runs on the channel."""
+        """End what runs on the channel, or will: a request whose container is still looked for does not start."""
+        self._ended = self._ended or reason
         if self._when_ended is not None:
-            self._when_ended(reason)
+            self._when_ended(self._ended)
+
+    def _watch(self, number: int, sequence: int, packet: SSHPacket) -> bool | Awaitable[None]:
+        """Let a packet through; asyncssh never tells of a close that lies behind input it has been told to hold."""
+        if number == asyncssh.constants.MSG_CHANNEL_CLOSE:
+            self._leaving = True
+            self._chan.resume_reading()
+        result = self._process(number, sequence, packet)
+        if len(self._chan._request_queue) > REQUESTS_HELD:  # noqa: SLF001 - some requests are answered one at a time
+            self._host.drop("too many requests at once")
+        return result
+
+    def _take_variable(self, packet: SSHPacket) -> bool:
+        """Keep a variable that may enter a container; asyncssh would keep any number of any length."""
+        name, value = (packet.get_string().decode("ascii", "replace") for _ in range(2))
+        packet.check_end()
+        if not (_ENVIRONMENT_NAME.fullmatch(name) and _ENVIRONMENT_VALUE.fullmatch(value)):
+            return False
+        if name not in self._environment and len(self._environment) >= _MOST_VARIABLES:
+            return False
+        self._environment[name] = value
+        return True
 
     # What the gateway and the relay call.
 
@@ -169,14 +203,9 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             event = self._events.popleft()
             if isinstance(event, Data):
                 self._held -= len(event.payload)
-                if (
-                    not self._reading
-                    and self._held < INPUT_HELD // 2
-                    and len(self._events) < EVENTS_HELD
-                    and self._gone is None
-                ):
-                    self._reading = True
-                    self._chan.resume_reading()
+            if not self._reading and self._held < INPUT_HELD // 2 and len(self._events) < EVENTS_HELD:
+                self._reading = True
+                self._chan.resume_reading()
             yield event
 
     async def send(self, event: Event) -> None:
@@ -187,15 +216,16 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         """
         if not isinstance(event, Data):
             return
-        await self._host.guard.clear()
         await self._window_open.wait()
+        await self._host.guard.clear()  # last: nothing but our own writing shuts the window again
         if self._gone is not None or self._chan.is_closing():
             raise ClientGone("the client went away")
-        self._chan.write(event.payload, asyncssh.EXTENDED_DATA_STDERR if event.stream == STDERR else None)
+        with self._host.guard.corked():
+            self._chan.write(event.payload, asyncssh.EXTENDED_DATA_STDERR if event.stream == STDERR else None)
 
     def say(self, line: str) -> None:
         """Show the client one line of the bastion's own, on standard error."""
-        if self._gone is None and not self._finished:
+        if self._gone is None and not self._finished and not self._chan.is_closing():
             text = "".join(c if c.isprintable() else "?" for c in line[:_MOST_CHARACTERS])
             ending = "\r\n" if self._terminal is not None else "\n"
             self._chan.write((text + ending).encode(), asyncssh.EXTENDED_DATA_STDERR)
@@ -211,10 +241,10 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             self._chan.exit(status.status)
 
     def when_ended(self, callback: Callable[[BastionError], None]) -> None:
-        """Call back when the client goes before `exit`, or the connection is ended; at once if it has gone."""
+        """Call back when the client goes before `exit`, or the connection is ended; at once if that has been."""
         self._when_ended = callback
-        if self._gone is not None:
-            callback(self._gone)
+        if self._ended is not None:
+            callback(self._ended)
 
     def _put(self, event: Event) -> None:
         self._events.append(event)
@@ -224,15 +254,3 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
 def _size(columns: int, rows: int) -> tuple[int, int]:
     """Return a terminal size an engine accepts: OpenSSH without a terminal of its own sends 0 × 0."""
     return min(columns, 65535) or 80, min(rows, 65535) or 24
-
-
-def _filtered(environment: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Return the variables that may enter a container; BASTION_STACK is for us and goes no further than the gateway."""
-    allowed: dict[str, str] = {}
-    for raw_name, raw_value in environment.items():
-        name, value = raw_name.decode("ascii", "replace"), raw_value.decode("ascii", "replace")
-        if _ENVIRONMENT_NAME.fullmatch(name) and _ENVIRONMENT_VALUE.fullmatch(value):
-            allowed[name] = value
-        if len(allowed) == _MOST_VARIABLES:
-            break
-    return allowed

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import Coroutine
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from bastion.targets import parse
 MOST_PROBES = 20
 MOST_BAD_SIGNATURES = 10
 MOST_REFUSED_CHANNELS = 100
+MOST_LEFT_BEHIND = 64  # requests still under way whose channels the client has closed
 FAREWELL_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
@@ -73,6 +75,7 @@ class Connection(asyncssh.SSHServer):
         self._bad_signatures = 0
         self._refused_channels = 0
         self._channels: set[SessionChannel] = set()
+        self._under_way = 0
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -92,6 +95,7 @@ class Connection(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that waits for this connection."""
+        self._all_closed.set()
         if self._admitted:
             self.guard.release()
             self._server.forget(self)
@@ -174,8 +178,17 @@ class Connection(asyncssh.SSHServer):
 
     def session_requested(self) -> SessionChannel | bool:
         """Open a session channel while there are not too many."""
-        if self._authenticated and not self._ending and len(self._channels) < self._server.max_channels:
-            return SessionChannel(self)
+        limit = self._server.max_channels
+        if (
+            self._authenticated
+            and not self._ending
+            and len(self._channels) < limit
+            and self._under_way < limit + MOST_LEFT_BEHIND
+        ):
+            channel = SessionChannel(self)
+            self._channels.add(channel)  # now: asyncssh opens it later, behind other requests of the same moment
+            self._all_closed.clear()
+            return channel
         self._refused_channels += 1
         if self._refused_channels > MOST_REFUSED_CHANNELS:
             asyncio.get_running_loop().call_soon(self._conn.abort)
@@ -183,12 +196,16 @@ class Connection(asyncssh.SSHServer):
 
     async def start(self, request: Request, channel: SessionChannel) -> None:
         """Carry the request out on the channel."""
-        await self._server.serve(self, request, channel)
+        self._under_way += 1
+        try:
+            await self._server.serve(self, request, channel)
+        finally:
+            self._under_way -= 1
 
-    def opened(self, channel: SessionChannel) -> None:
-        """Count a channel as open."""
-        self._channels.add(channel)
-        self._all_closed.clear()
+    def drop(self, why: str) -> None:
+        """End the connection at once: its client does what none in good faith does."""
+        log.info("connection dropped", user=self.identity.user, client_address=self.address, reason=why)
+        self._conn.abort()
 
     def closed(self, channel: SessionChannel) -> None:
         """Count a channel as closed."""
@@ -199,6 +216,19 @@ class Connection(asyncssh.SSHServer):
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""
         self._server.keep(work)
+
+
+def source_of(address: str) -> str:
+    """Return what a client's address counts as: an IPv4 address itself, of IPv6 the /64, which one client may own."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
 
 
 def _is_as_written(username: str, message: bytes) -> bool:
