@@ -1,0 +1,46 @@
+"""The look at the key home beside the server: it outlives a key home that disappears, and never ends unseen."""
+
+import asyncio
+import contextlib
+
+import asyncssh
+import pytest
+
+import bastion.ssh
+from bastion.app import _background
+from tests.unit.ssh.house import House, until
+
+
+async def test_a_key_home_that_disappears_ends_connections_until_it_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without users/ nobody stays or comes in; with it back, alice logs in again."""
+    monkeypatch.setattr(bastion.ssh, "KEY_CHECK_SECONDS", 0.02)
+    users = house.keyring.home / "users"
+    away = house.keyring.home / "away"
+    watching = asyncio.create_task(house.server.watch_keys())
+    connection = await house.connect()
+    users.rename(away)
+    await asyncio.wait_for(connection.wait_closed(), 10)
+    with pytest.raises(asyncssh.PermissionDenied):
+        await house.connect()
+    away.rename(users)
+    await until(lambda: house.keyring.identify(house.key.public_data, "127.0.0.1"))
+    (await house.connect()).close()
+    assert not watching.done()
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_work_in_the_background_that_fails_stops_the_bastion() -> None:
+    """A failure sets what the server waits for, and comes out where the server ends."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("unforeseen")
+
+    stop = asyncio.Event()
+    with pytest.raises(ValueError, match="unforeseen"):
+        async with _background(fail(), stop):
+            await asyncio.wait_for(stop.wait(), 5)
