@@ -101,6 +101,7 @@ class Gateway:
 
     async def _run(self, session: LiveSession, request: Request, target: Target, channel: Door) -> None:
         began = time.monotonic()
+        told: Exception | None = None
         channel.when_ended(session.end)
         try:
             async with AsyncExitStack() as cleanup:
@@ -120,12 +121,14 @@ class Gateway:
                     channel.exit(status)
                 except Exception as error:
                     # Here and not further out: the client is told before the clean-up, which may take seconds.
+                    told = error
                     failure = _known(error, request.uid)
                     session.update(exit_status=failure.exit_status, reason=failure.public)
                     explain(channel, failure, request.uid)
                     raise
         except Exception as error:
-            session.update(reason=_known(error, request.uid).public)
+            if error is not told:  # the clean-up's own
+                session.update(reason=_known(error, request.uid).public)
         finally:
             session.update(state="terminated", ended_at=now())
             self._account(session, request, time.monotonic() - began)
