@@ -144,9 +144,9 @@ async def _look_at_engines(settings: "Settings") -> list[Finding]:
     except ConfigurationError as error:
         return [_wrong("engine", error)]
     findings = []
-    for host, runtime in runtimes.items():
+    for runtime in runtimes.values():
         try:
-            findings.append(Finding("engine", right=True, words=f"{await runtime.ping()} at {host}"))
+            findings.append(Finding("engine", right=True, words=await runtime.ping()))
         except BastionError as error:
             findings.append(_wrong("engine", error))
         finally:

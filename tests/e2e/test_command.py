@@ -1,6 +1,7 @@
 """`ssh name command`: the command whole, its streams apart, its status kept (RFC 4254 §6.5, §6.10)."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +108,15 @@ def test_only_harmless_variables_reach_the_program(bastion: Bastion) -> None:
 def test_no_notice_without_a_terminal(bastion: Bastion) -> None:
     """Nothing of the bastion's own is on standard error of a command that works."""
     assert bastion.ssh("true").stderr == b""
+
+
+def test_plain_names_work_with_the_printed_configuration(bastion: Bastion, tmp_path: Path) -> None:
+    """With what `bastion ssh-config` prints, `ssh web@mystack.bastion` is all one types, and the host key is checked."""
+    options = ["--port", str(bastion.port), "--identity", str(bastion.folder / "alice.key")]
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text(bastion.cli("ssh-config", *options, "--known-hosts").stdout)
+    file = tmp_path / "config"
+    file.write_text(f"UserKnownHostsFile {known_hosts}\n" + bastion.cli("ssh-config", *options).stdout)
+    command = ["ssh", "-F", str(file), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "web@mystack.bastion"]
+    done = subprocess.run([*command, "echo hello"], capture_output=True, check=False)
+    assert (done.stdout, done.returncode) == (b"hello\n", 0), done.stderr
