@@ -111,7 +111,7 @@ def test_no_notice_without_a_terminal(bastion: Bastion) -> None:
 
 
 def test_plain_names_work_with_the_printed_configuration(bastion: Bastion, tmp_path: Path) -> None:
-    """With what `bastion ssh-config` prints, `ssh web@mystack.bastion` is all one types, and the host key is checked."""
+    """With what `bastion ssh-config` prints, `ssh web@mystack.bastion` is all one types; the host key is checked."""
     options = ["--port", str(bastion.port), "--identity", str(bastion.folder / "alice.key")]
     known_hosts = tmp_path / "known_hosts"
     known_hosts.write_text(bastion.cli("ssh-config", *options, "--known-hosts").stdout)
