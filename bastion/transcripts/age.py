@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from bastion.errors import TranscriptError
-from bastion.transcripts.recipients import FILE_KEY, Identity, Recipient, Stanza, derive, from_unpadded, unpadded
+from bastion.transcripts.wrapping import FILE_KEY, Identity, Recipient, Stanza, derive, from_unpadded, unpadded
 
 CHUNK: Final = 64 * 1024
 _TAG: Final = 16

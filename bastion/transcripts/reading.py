@@ -9,9 +9,10 @@ from typing import Final, Literal
 
 from bastion.errors import TranscriptError
 from bastion.transcripts import age
-from bastion.transcripts.recipients import Identity, read_identities
-from bastion.transcripts.sealing import SUFFIX, UID, parts_of, signature_path, transcripts_in, uid_of
+from bastion.transcripts.layout import SUFFIX, UID, parts_of, signature_path, transcripts_in, uid_of
+from bastion.transcripts.recipients import read_identities
 from bastion.transcripts.wal import read_parts
+from bastion.transcripts.wrapping import Identity
 
 State = Literal["complete", "unclean", "open"]
 

@@ -1,4 +1,4 @@
-"""Open, sync, sign and close the transcripts in one directory, and stop the sessions when that fails."""
+"""Open, sign and close the transcripts in one directory, and stop the sessions when their record fails."""
 
 import asyncio
 import fcntl
@@ -15,24 +15,14 @@ from bastion.errors import BastionError, ConfigurationError, RecordingFailed
 from bastion.model import Request, Session, Target
 from bastion.transcripts import ledger as ledgers
 from bastion.transcripts.asciicast import Input, Lines
+from bastion.transcripts.checkpoints import Checkpoints
+from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of, signature_path
 from bastion.transcripts.recipients import digest, parse_recipients
-from bastion.transcripts.recorder import Recorder
-from bastion.transcripts.sealing import (
-    SUFFIX,
-    UID,
-    parts_of,
-    seal,
-    signature_path,
-    sync_folder,
-    transcripts_in,
-    uid_of,
-    write_signature,
-)
+from bastion.transcripts.recorder import ASK, Recorder
+from bastion.transcripts.sealing import seal, seal_leftovers, write_signature
 from bastion.transcripts.signing import COMPLETE, Signer
 
-LOCK: Final = ".lock"
 _INTERVAL: Final = 0.5  # two of them, and a failing volume has stopped every session within a second
-_ASK: Final = "tell whoever runs the bastion; nothing goes on unrecorded"
 
 
 class Transcripts:
@@ -65,10 +55,10 @@ class Transcripts:
         self._worker = ThreadPoolExecutor(1, "transcripts-worker")
         self._syncing = ThreadPoolExecutor(1, "transcripts-syncing")
         self.ledger = ledgers.Ledger(directory / ledgers.FILE, self._signer, node, self._syncing)
+        self._checkpoints = Checkpoints(self._signer, self.ledger)
         self._live: set[Recorder] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
-        self._volume_failed: OSError | None = None
         self._lock = -1
         self._log = structlog.get_logger("bastion.transcripts")
 
@@ -89,11 +79,9 @@ class Transcripts:
                 f"another bastion records in {self._directory}", "stop it, or set another [audit] directory"
             ) from error
         try:
-            await self._in_thread(self._seal_leftovers)
+            await self._in_thread(seal_leftovers, self._directory, self._signer, self.ledger)
         except OSError as error:
-            raise RecordingFailed(
-                f"cannot seal what a crash left: {error.strerror}", _ASK, detail=str(error)
-            ) from error
+            raise RecordingFailed(f"cannot seal what a crash left: {error.strerror}", ASK, detail=str(error)) from error
         self._ticking = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
@@ -142,12 +130,10 @@ class Transcripts:
     async def _begin(
         self, session: Session, request: Request, target: Target, on_failure: Callable[[BastionError], None]
     ) -> Recorder:
-        if self._volume_failed is not None:
-            raise RecordingFailed(
-                "the transcript volume failed and is not trusted any more", _ASK, detail=str(self._volume_failed)
-            )
+        if (failed := self._checkpoints.failed) is not None:
+            raise RecordingFailed("the transcript volume failed and is not trusted any more", ASK, detail=str(failed))
         if UID.fullmatch(session.uid) is None:
-            raise RecordingFailed("the session has no usable uid", _ASK)
+            raise RecordingFailed("the session has no usable uid", ASK)
         lines = Lines(self._input, self._stream_limit, tty=request.terminal is not None)
         header = lines.header(session, request, target, self._digest)
         creating = asyncio.ensure_future(self._in_thread(self._create, session, on_failure))
@@ -176,13 +162,13 @@ class Transcripts:
             folder.mkdir(parents=True, exist_ok=True, mode=0o750)
             recorder = Recorder(session.uid, folder, self._recipients, self._worker, on_failure)
         except FileExistsError as error:
-            raise RecordingFailed("there is a transcript of this session already", _ASK, detail=str(error)) from error
+            raise RecordingFailed("there is a transcript of this session already", ASK, detail=str(error)) from error
         except ConfigurationError as error:
             raise RecordingFailed(error.public, error.hint) from error
         except OSError as error:
             _remove(path)
             raise RecordingFailed(
-                f"the session cannot be recorded: {error.strerror}", _ASK, detail=str(error)
+                f"the session cannot be recorded: {error.strerror}", ASK, detail=str(error)
             ) from error
         fields = {"uid": session.uid, "path": str(path.relative_to(self._directory)), "recipients": self._digest}
         about = {
@@ -229,7 +215,7 @@ class Transcripts:
             raise recorder.failure
         path = recorder.path
         size, _, running = recorder.age.state()
-        self._sync(recorder.age.descriptor)
+        self._checkpoints.sync(recorder.age.descriptor)
         write_signature(path, self._signer.sign_file(running.digest(), COMPLETE))
         relative = str(path.relative_to(self._directory))
         self.ledger.write(
@@ -260,91 +246,10 @@ class Transcripts:
                 except RecordingFailed as error:
                     recorder.fail(error, tell=True)
             try:
-                await self._in_thread(self._checkpoint, live)
+                await self._in_thread(self._checkpoints.write, live)
             except (OSError, BastionError) as error:
                 for recorder in list(self._live):
                     recorder.fail(error, tell=True)
-
-    def _checkpoint(self, recorders: list[Recorder]) -> None:
-        self._signer.check()
-        sessions, done = {}, []
-        for recorder in recorders:
-            if recorder.closed or recorder.failure is not None:
-                continue
-            sizes = (recorder.age.size, *(part.size for part in recorder.wal.parts))
-            if sizes != recorder.listed:
-                sessions[recorder.uid] = self._sync_session(recorder)
-                done.append((recorder, sizes))
-        if not sessions:
-            return
-        self.ledger.write("checkpoint", {"sessions": sessions})
-        for recorder, sizes in done:
-            recorder.listed = sizes
-            # only now: verify asks for every write-ahead file that the last checkpoint names
-            for part in [
-                part for part in recorder.wal.parts if part.last is not None and part.last <= recorder.durable
-            ]:
-                recorder.wal.parts.remove(part)
-                part.path.unlink()
-
-    def _sync_session(self, recorder: Recorder) -> dict[str, Any]:
-        size, emitted, running = recorder.age.state()
-        parts = list(recorder.wal.parts)
-        if size != recorder.age.synced:
-            self._sync(recorder.age.descriptor)
-            recorder.age.synced = size
-        recorder.durable = max(recorder.durable, recorder.age.durable(emitted))
-        listed = {}
-        for part in parts:
-            finished = part.last is not None
-            upto = part.size
-            if not part.synced:
-                sync_folder(part.path.parent)
-            if upto != part.synced:
-                self._sync(part.descriptor)
-                part.synced = upto
-            while part.hashed < upto:
-                block = os.pread(part.descriptor, min(2**20, upto - part.hashed), part.hashed)
-                if not block:
-                    raise RecordingFailed("a write-ahead file was cut under us", _ASK, detail=str(part.path))
-                part.digest.update(block)
-                part.hashed += len(block)
-            if finished and part.descriptor >= 0:
-                os.close(part.descriptor)
-                part.descriptor = -1
-            if part.last is None or part.last > recorder.durable:
-                listed[part.path.name] = [upto, part.digest.hexdigest()]
-        return {"age": [size, running.hexdigest()], "wal": listed}
-
-    def _sync(self, descriptor: int) -> None:
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            # the pages that failed are clean by now and would be lost: never ask again (PostgreSQL's lesson of 2018)
-            self._volume_failed = error
-            raise
-
-    def _seal_leftovers(self) -> None:
-        found = [
-            path for path in transcripts_in(self._directory) if parts_of(path) or not signature_path(path).exists()
-        ]
-        if not found:
-            return
-        last = {}
-        if self.ledger.path.exists():
-            names = {uid_of(path) for path in found}
-            for entry in ledgers.read(self.ledger.path, None):
-                if entry.fields.get("uid") in names:
-                    last[entry.fields["uid"]] = entry.fields.get("event")
-        for path in found:
-            match last.get(uid_of(path)):
-                case "closed" if signature_path(path).exists():
-                    for part in parts_of(path):
-                        part.unlink()
-                case "sealed" if signature_path(path).exists():
-                    continue
-                case _:
-                    seal(self._directory, path, self._signer, self.ledger, "the bastion ended while it was open")
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._syncing, function, *arguments)

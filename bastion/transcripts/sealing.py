@@ -1,40 +1,11 @@
 """Sign what there is of a transcript: a finished one as complete, what a crash or a failure left as unclean."""
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
-from bastion.transcripts.ledger import Ledger
+from bastion.transcripts import ledger as ledgers
+from bastion.transcripts.layout import parts_of, signature_path, transcripts_in, uid_of
 from bastion.transcripts.signing import UNCLEAN, Signer, file_digest
-from bastion.transcripts.wal import part_number
-
-SUFFIX: Final = ".cast.age"
-UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def transcripts_in(directory: Path) -> Iterator[Path]:
-    """Give the path of every transcript, by date and then uid; other files are passed over."""
-    for path in sorted(directory.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/*" + SUFFIX)):
-        if UID.fullmatch(uid_of(path)) and path.is_file() and not path.is_symlink():
-            yield path
-
-
-def uid_of(path: Path) -> str:
-    """Return the uid that is the name of a transcript's file."""
-    return path.name.removesuffix(SUFFIX)
-
-
-def signature_path(path: Path) -> Path:
-    """Return where the signature of a transcript lies."""
-    return path.with_name(uid_of(path) + ".sig")
-
-
-def parts_of(path: Path) -> list[Path]:
-    """Return the write-ahead files of a transcript, in order."""
-    found = [(part_number(part), part) for part in path.parent.glob(f"{uid_of(path)}.*.wal") if part.is_file()]
-    return [part for number, part in sorted((number, part) for number, part in found if number is not None)]
 
 
 def write_signature(path: Path, signature: bytes) -> None:
@@ -68,7 +39,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def seal(directory: Path, path: Path, signer: Signer, ledger: Ledger, reason: str) -> None:
+def seal(directory: Path, path: Path, signer: Signer, ledger: ledgers.Ledger, reason: str) -> None:
     """Sign an unfinished transcript as unclean, and put every file of it on the ledger with its size and SHA-256.
 
     Raises:
@@ -84,3 +55,30 @@ def seal(directory: Path, path: Path, signer: Signer, ledger: Ledger, reason: st
     ledger.write(
         "sealed", {"uid": uid_of(path), "path": str(path.relative_to(directory)), "files": files, "reason": reason}
     )
+
+
+def seal_leftovers(directory: Path, signer: Signer, ledger: ledgers.Ledger) -> None:
+    """Seal every transcript that a crash left unfinished, and finish the removal of what was closed before it.
+
+    Raises:
+        OSError: a file cannot be read or removed, or the volume did not take a signature.
+        RecordingFailed: the ledger did not take a line.
+    """
+    found = [path for path in transcripts_in(directory) if parts_of(path) or not signature_path(path).exists()]
+    if not found:
+        return
+    last = {}
+    if ledger.path.exists():
+        names = {uid_of(path) for path in found}
+        for entry in ledgers.read(ledger.path, None):
+            if entry.fields.get("uid") in names:
+                last[entry.fields["uid"]] = entry.fields.get("event")
+    for path in found:
+        match last.get(uid_of(path)):
+            case "closed" if signature_path(path).exists():
+                for part in parts_of(path):
+                    part.unlink()
+            case "sealed" if signature_path(path).exists():
+                continue
+            case _:
+                seal(directory, path, signer, ledger, "the bastion ended while it was open")

@@ -10,8 +10,7 @@ from typing import Any, Final, Literal
 
 from bastion.errors import TranscriptError
 from bastion.transcripts import ledger as ledgers
-from bastion.transcripts.recording import LOCK
-from bastion.transcripts.sealing import SUFFIX, UID, parts_of, signature_path, transcripts_in, uid_of
+from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of, signature_path, transcripts_in, uid_of
 from bastion.transcripts.signing import COMPLETE, UNCLEAN, Verifier, file_digest
 
 Verdict = Literal[

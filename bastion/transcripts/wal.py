@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from bastion.errors import TranscriptError
 from bastion.transcripts import age
-from bastion.transcripts.recipients import Identity, Recipient
+from bastion.transcripts.wrapping import Identity, Recipient
 
-MAGIC: Final = b"bastion-wal/1\n"
+_MAGIC: Final = b"bastion-wal/1\n"
 _POSITION: Final = struct.Struct(">IQQ")
 _LENGTH: Final = struct.Struct(">I")
 _FRAME: Final = struct.Struct(">IQ")
@@ -145,7 +145,7 @@ class WriteAhead:
 
     def _begin(self, line: int) -> None:
         number = self.parts[-1].number + 1 if self.parts else 0
-        header = MAGIC + _LENGTH.pack(len(self._wrap)) + self._wrap + _POSITION.pack(self._steps, self.sequence, line)
+        header = _MAGIC + _LENGTH.pack(len(self._wrap)) + self._wrap + _POSITION.pack(self._steps, self.sequence, line)
         self._binding = hashlib.sha256(header).digest()
         path = self._stem.with_name(f"{self._stem.name}.{number}.wal")
         descriptor = os.open(
@@ -213,12 +213,12 @@ def read_parts(paths: Sequence[Path], identities: Sequence[Identity]) -> Iterato
 
 
 def _read_header(file: BinaryIO) -> tuple[bytes | None, int, int, int, bytes]:
-    start = file.read(len(MAGIC) + _LENGTH.size)
-    if not start.startswith(MAGIC[: len(start)]):
+    start = file.read(len(_MAGIC) + _LENGTH.size)
+    if not start.startswith(_MAGIC[: len(start)]):
         raise TranscriptError("this is no write-ahead file", "it was altered")
-    if len(start) < len(MAGIC) + _LENGTH.size:
+    if len(start) < len(_MAGIC) + _LENGTH.size:
         return None, 0, 0, 0, b""
-    size = _LENGTH.unpack(start[len(MAGIC) :])[0]
+    size = _LENGTH.unpack(start[len(_MAGIC) :])[0]
     if size > _LARGEST_WRAP:
         raise TranscriptError("the write-ahead file's header is malformed", "it was altered")
     rest = file.read(size + _POSITION.size)

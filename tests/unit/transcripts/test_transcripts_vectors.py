@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bastion.errors import TranscriptError
 from bastion.transcripts import age, bech32, generate_identity
 from bastion.transcripts.reading import read_lines
-from bastion.transcripts.recipients import hybrid_key, parse_identity, parse_recipients
+from bastion.transcripts.recipients import parse_identity, parse_recipients
+from bastion.transcripts.wrapping import hybrid_key
 
 VECTORS = sorted((Path(__file__).parents[3] / "docs" / "transcripts-vectors").iterdir())
 FAILURES = {
