@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export PATH := $(PATH):/usr/sbin:/sbin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -16,6 +17,7 @@ run: $(VENV)/.installed ## install into .venv and run the demo: a shell in a con
 
 test: prepare ## install what the tests need, and run them all
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.images
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: $(VENV)/.installed-dev ## lint, format, types, layers
@@ -47,8 +49,10 @@ $(BIN)/pip:
 	  echo 'bastion: error: $(PYTHON) is missing or older than 3.11' >&2; \
 	  echo 'bastion: hint: apt-get install python3, or make PYTHON=/path/to/python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends python3-venv; } || { \
+	  [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null && echo 'installing python3-venv' >&2 && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 python3-venv >/dev/null && \
+	  $(PYTHON) -c 'import ensurepip, venv'; } || { \
 	  echo 'bastion: error: $(PYTHON) cannot make virtual environments: python3-venv is missing' >&2; \
 	  echo 'bastion: hint: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

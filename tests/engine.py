@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from tests.images import make
+from tests.images import NAMES, make
 
-_IMAGES: Final = ("busybox", "debian", "scratch")
 _CHANGES: Final = {
     "busybox": ('CMD ["sleep", "100000"]',),
     "debian": ('CMD ["sleep", "100000"]', "ENV LANG=C.UTF-8"),
@@ -90,7 +89,7 @@ class Engine:
         if left := self.docker("ps", "-aq").split():
             self.docker("rm", "-f", *left)
         present = self.docker("images", "--format", "{{.Repository}}").split()
-        for name in _IMAGES:
+        for name in NAMES:
             if f"bastion-test/{name}" not in present:
                 tar = make(self._cache / "images", name)
                 changes = [word for change in _CHANGES[name] for word in ("--change", change)]

@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 _PASSWD = b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
 _GROUP = b"root:x:0:\nuser:x:1000:\n"
 _DEBIAN_PACKAGES = "procps,python3-minimal,rsync"
+_DEBIAN_SECONDS: Final = 600
 
 
 class ImageUnavailable(Exception):  # says what is missing, and is no error of the tests
@@ -68,7 +70,10 @@ def _debian(tar: Path) -> None:
         raise ImageUnavailable("the Debian image needs debootstrap, and root to run it")
     tree = tar.with_suffix("")
     command = ["debootstrap", "--variant=minbase", f"--include={_DEBIAN_PACKAGES}", "bookworm", str(tree)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DEBIAN_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ImageUnavailable(f"debootstrap did not end within {_DEBIAN_SECONDS} s") from error
     if made.returncode != 0:
         raise ImageUnavailable(f"debootstrap failed: {made.stdout.strip().splitlines()[-1:]} {made.stderr.strip()}")
     shutil.rmtree(tree / "var/cache/apt")
@@ -101,3 +106,4 @@ def _add(
 
 
 _MAKERS: dict[str, Callable[[Path], None]] = {"busybox": _busybox, "debian": _debian, "scratch": _scratch}
+NAMES: Final = tuple(_MAKERS)
