@@ -1,26 +1,28 @@
 """The Docker runtime: names become containers, requests become execs, and nothing is left behind."""
 
 import asyncio
+import functools
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import docker
 import docker.errors
 import structlog
 
-from bastion.errors import ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
+from bastion.errors import ContainerEnded, NoShell, RuntimeFailed
 from bastion.model import Request, Target
 from bastion.runtimes import docker_targets, shell
+from bastion.runtimes.docker_end import end_all
+from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint, unreachable
 from bastion.runtimes.docker_exec import Calls, DockerExec
+from bastion.runtimes.docker_stream import ExecStream, StartRefused, StreamBroken
 from bastion.runtimes.docker_watch import Watch
-from bastion.runtimes.docker_wire import Endpoint, ExecStream, StartRefused, StreamBroken
 
 _THREADS: Final = 16
-_TIMEOUT: Final = 20  # seconds of one request to the engine
-_ENDING_LIMIT: Final = 8.0  # seconds that ending a session's processes may take
 _REMEMBERED: Final = 4096  # containers whose shell we know
 _OUTPUT_LIMIT: Final = 64 * 1024  # bytes of a script's own output that are read
 _DETACH_KEYS: Final = "ctrl-^,ctrl-_,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-]"  # the default, ctrl-p ctrl-q, would be typed
@@ -45,28 +47,30 @@ class DockerRuntime:
         self._client: Any = None
         self._watch = Watch(self._endpoint, self._running)
         self._shells: OrderedDict[str, str] = OrderedDict()
+        self._probing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._endings: set[asyncio.Task[None]] = set()
 
     async def services(self) -> list[tuple[str, str]]:
         """List (stack, service) of everything that runs; see the port."""
-        return sorted({where for where, _, _ in await self._list()})
+        return sorted({(entry.stack, entry.service) for entry in await self._list()})
 
     async def find(self, stack: str, service: str) -> list[Target]:
         """List the running containers of a service, or the one with that name; see the port."""
-        here = [entry for entry in await self._list() if entry[0][0] == stack]
-        chosen = [entry for entry in here if entry[0][1] == service] or [entry for entry in here if entry[1] == service]
+        here = [entry for entry in await self._list() if entry.stack == stack]
+        chosen = [entry for entry in here if entry.service == service]
+        chosen = chosen or [entry for entry in here if entry.container_name == service]
         client = await self._connected()
         details = await asyncio.gather(
-            *(self._call(client.inspect_container, container_id) for _, _, container_id in chosen),
+            *(self._call(client.inspect_container, entry.container_id) for entry in chosen),
             return_exceptions=True,
         )
         found = []
-        for (where, name, _), answer in zip(chosen, details, strict=True):
+        for entry, answer in zip(chosen, details, strict=True):
             if isinstance(answer, ContainerEnded):
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            found.append(docker_targets.target(self.name, where, name, answer))
+            found.append(docker_targets.target(self.name, entry, answer))
         return sorted(found, key=lambda target: target.container_name)
 
     @asynccontextmanager
@@ -83,8 +87,9 @@ class DockerRuntime:
             else:
                 arguments = shell.sized(arguments, request.terminal.columns, request.terminal.rows)
         exec_id = await self._create(target, arguments, user=target.user, tty=tty, variables=shell.environment(request))
-        ending_shell = chosen if chosen in ("bash", "sh") else "sh"
-        running = DockerExec(target, self._calls(target, request, exec_id, ending_shell), tty=tty)
+        scripts = shell.for_scripts(chosen)
+        calls = self._calls(target, request, exec_id, scripts)
+        running = DockerExec(target, calls, tty=tty)
         may_run = True
         async with self._watch.on(target.container_id, running.told):
             try:
@@ -97,8 +102,10 @@ class DockerRuntime:
             finally:
                 running.close()
                 if may_run and not running.container_ended:
+                    run = functools.partial(self._run, target, paced=True)
                     ending = asyncio.create_task(
-                        self._end(target, request.uid, ending_shell, exec_id), name=f"end {request.uid}"
+                        end_all(target, shell.ending(scripts, request.uid), request.uid, state=calls.state, run=run),
+                        name=f"end {request.uid}",
                     )
                     self._endings.add(ending)
                     ending.add_done_callback(self._endings.discard)
@@ -119,26 +126,27 @@ class DockerRuntime:
             self._client = None
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _list(self) -> list[tuple[tuple[str, str], str, str]]:
-        """List ((stack, service), name, id) of what runs; names that are outside the grammar are left out."""
+    async def _list(self) -> list[docker_targets.Place]:
+        """List what runs; what has names outside the grammar is left out."""
         client = await self._connected()
-        found = []
-        for entry in await self._call(client.containers):
-            name = docker_targets.container_name(entry.get("Names"))
-            where = docker_targets.place(entry.get("Labels"), name) if name else None
-            if name and where and entry.get("State") in ("running", "paused"):
-                found.append((where, name, str(entry["Id"])))
-        return found
+        found = [docker_targets.place(entry) for entry in await self._call(client.containers)]
+        return [place for place in found if place is not None]
 
     async def _running(self) -> set[str]:
         client = await self._connected()
         return {str(entry["Id"]) for entry in await self._call(client.containers)}
 
     async def _shell(self, target: Target) -> str:
-        """Find bash, or else sh, once per container."""
-        if target.container_id in self._shells:
-            self._shells.move_to_end(target.container_id)
-            return self._shells[target.container_id]
+        """Find bash, or else sh, once per container, however many ask at a time."""
+        async with self._probing.setdefault(target.container_id, asyncio.Lock()):
+            if target.container_id not in self._shells:
+                self._shells[target.container_id] = await self._probe(target)
+        self._shells.move_to_end(target.container_id)
+        while len(self._shells) > _REMEMBERED:
+            self._shells.popitem(last=False)
+        return self._shells[target.container_id]
+
+    async def _probe(self, target: Target) -> str:
         found = (await self._run(target, shell.PROBE, target.user)).decode(errors="replace").strip()
         if found not in ("bash", "sh"):
             found = (await self._run(target, ("bash", "-c", "echo bash"), target.user)).decode(errors="replace").strip()
@@ -148,9 +156,6 @@ class DockerRuntime:
                 "its image has neither sh nor bash; if it has another shell, the operator can name it for the stack",
                 detail=found,
             )
-        self._shells[target.container_id] = found
-        while len(self._shells) > _REMEMBERED:
-            self._shells.popitem(last=False)
         return found
 
     def _calls(self, target: Target, request: Request, exec_id: str, chosen: str) -> Calls:
@@ -202,8 +207,8 @@ class DockerRuntime:
             await stream.start(self._endpoint, f"/v{client.api_version}/exec/{exec_id}/start", body)
         except StartRefused as error:
             raise _refusal(error.status, error.message, target.container_name) from error
-        except (OSError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        except OSError as error:
+            raise unreachable(self._host, error) from error
 
     async def _run(self, target: Target, arguments: tuple[str, ...], user: str | None, *, paced: bool = False) -> bytes:
         """Run a script of ours in the container and return its output; with `paced` it gets a line each tick."""
@@ -217,64 +222,24 @@ class DockerRuntime:
             else:
                 stream.write_eof()
             output = bytearray()
-            async with asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(TIMEOUT):
                 while (data := await stream.read()) is not None:
                     output += data.payload if len(output) < _OUTPUT_LIMIT else b""
             return bytes(output)
         except (StreamBroken, TimeoutError) as error:
-            raise RuntimeFailed(f"a script of ours broke in {target.container_name}", detail=str(error)) from error
+            raise RuntimeFailed(
+                f"the engine broke off a script in {target.container_name}", "connect again", detail=str(error)
+            ) from error
         finally:
             if ticking is not None:
                 ticking.cancel()
             stream.abort()
 
-    async def _end(self, target: Target, uid: str, chosen: str, exec_id: str) -> None:
-        """End what the session left in the container; as root too, where its own user may not end or see all of it."""
-        log = _log.bind(session=uid, container=target.container_name)
-        left = b""
-        try:
-            async with asyncio.timeout(_ENDING_LIMIT):
-                await self._wait_until_started(exec_id)
-                while True:
-                    for user in (target.user, "0"):
-                        left = (await self._run(target, shell.ending(chosen, uid), user, paced=True)).strip()
-                        if not left:
-                            break
-                    left = left.removesuffix(b"other").strip()
-                    if left or await self._has_ended(exec_id):
-                        break
-        except (RuntimeFailed, TimeoutError) as error:
-            log.warning(
-                "not all processes known to have ended",
-                error=getattr(error, "detail", "") or str(error) or "time is up",
-            )
-            return
-        if left:
-            log.warning("processes are left in the container", left=left[:200].decode(errors="replace"))
-
-    async def _wait_until_started(self, exec_id: str) -> None:
-        """Wait until the program has a pid or has ended: one that starts later would not be found."""
-        client = await self._connected()
-        for _ in range(40):
-            state = await self._call(client.exec_inspect, exec_id)
-            if state.get("Pid") or state.get("ExitCode") is not None:
-                return
-            await asyncio.sleep(0.05)
-
-    async def _has_ended(self, exec_id: str) -> bool:
-        """Say whether the program itself is over; one that has its pid but not yet its environment was not found."""
-        client = await self._connected()
-        for pause in (0.0, 0.02, 0.05, 0.1, 0.2):
-            await asyncio.sleep(pause)
-            if not (await self._call(client.exec_inspect, exec_id)).get("Running"):
-                return True
-        return False
-
     async def _connected(self) -> Any:
         async with self._connecting:
             if self._client is None:
                 self._client = await self._call(
-                    docker.APIClient, base_url=self._host, version="auto", timeout=_TIMEOUT, max_pool_size=_THREADS
+                    docker.APIClient, base_url=self._host, version="auto", timeout=TIMEOUT, max_pool_size=_THREADS
                 )
             return self._client
 
@@ -295,14 +260,7 @@ class DockerRuntime:
             status = error.response.status_code if error.response is not None else 500
             raise _refusal(status, str(error.explanation or error), "") from error
         except (docker.errors.DockerException, OSError, ValueError) as error:  # OSError: every error of requests is one
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: Exception) -> RuntimeUnreachable:
-        return RuntimeUnreachable(
-            f"the Docker Engine at {self._host} does not answer",
-            "is it running, and may this user open its socket?",
-            detail=str(error) or type(error).__name__,
-        )
+            raise unreachable(self._host, error) from error
 
 
 async def _tick(stream: ExecStream) -> None:

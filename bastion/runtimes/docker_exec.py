@@ -9,7 +9,7 @@ import structlog
 
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDOUT, Data, Eof, Event, Exit, Resize, Signal, Target
-from bastion.runtimes.docker_wire import ExecStream, StreamBroken
+from bastion.runtimes.docker_stream import ExecStream, StreamBroken
 from bastion.runtimes.shell import SIGNALS
 
 GRACE: Final = 0.4  # seconds in which a container's last output may still come, and a better reason for its end
@@ -46,15 +46,8 @@ class DockerExec:
         self._result: asyncio.Future[Exit] | None = None
         self._stall_check: asyncio.Task[None] | None = None
 
-    @property
-    def known_to_have_run(self) -> bool:
-        """Whether the program's start and end are behind us."""
-        return self._result is not None and self._result.done()
-
     def told(self, word: str) -> None:
         """Take what the watch says of the container."""
-        if word in ("goes on", "ran out of memory"):
-            return
         first, self._reason = self._reason is None, word
         self.container_ended = word != "is paused"
         if first:

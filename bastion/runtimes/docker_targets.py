@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bastion.model import Target
 
@@ -20,7 +20,25 @@ _ENGINE_SOCKETS: Final = frozenset(
 _SOCKET_FOLDERS: Final = frozenset({"/", "/run", "/var", "/var/run", "/run/docker", "/run/podman", "/run/containerd"})
 
 
-def container_name(names: object) -> str | None:
+class Place(NamedTuple):
+    """One container that runs, and which service of which stack it is."""
+
+    stack: str
+    service: str
+    container_name: str
+    container_id: str
+
+
+def place(entry: Mapping[str, Any]) -> Place | None:
+    """Return the place of one container of the engine's list; None when it does not run or its names are none."""
+    name = _container_name(entry.get("Names"))
+    where = _stack_and_service(entry.get("Labels"), name) if name else None
+    if name is None or where is None or entry.get("State") not in ("running", "paused"):
+        return None
+    return Place(*where, name, str(entry["Id"]))
+
+
+def _container_name(names: object) -> str | None:
     """Return the container's own name of those the engine lists (the others are links, with a second slash)."""
     for name in names if isinstance(names, list) else []:
         if isinstance(name, str) and _NAME.fullmatch(name.removeprefix("/")):
@@ -28,8 +46,8 @@ def container_name(names: object) -> str | None:
     return None
 
 
-def place(labels: Mapping[str, str] | None, name: str) -> tuple[str, str] | None:
-    """Return (stack, service) by the first pair of labels there is, or ("docker", name); None if they are no names."""
+def _stack_and_service(labels: Mapping[str, str] | None, name: str) -> tuple[str, str] | None:
+    """Return what the first pair of labels there is says, or ("docker", name); None if they are no names."""
     for stack_label, service_label in _LABELS:
         stack, service = (labels or {}).get(stack_label), (labels or {}).get(service_label)
         if stack is not None and service is not None:
@@ -41,14 +59,14 @@ def place(labels: Mapping[str, str] | None, name: str) -> tuple[str, str] | None
     return (stack, service) if _NAME.fullmatch(stack) and _NAME.fullmatch(service) else None
 
 
-def target(runtime: str, where: tuple[str, str], name: str, details: Mapping[str, Any]) -> Target:
+def target(runtime: str, where: Place, details: Mapping[str, Any]) -> Target:
     """Make the target of one container from the engine's full description of it."""
     return Target(
         runtime=runtime,
-        stack=where[0],
-        service=where[1],
+        stack=where.stack,
+        service=where.service,
         container_id=str(details["Id"]),
-        container_name=name,
+        container_name=where.container_name,
         image=str((details.get("Config") or {}).get("Image", "")),
         image_digest=str(details.get("Image", "")),
         hazards=hazards(details),

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+import urllib.parse
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import structlog
 
-from bastion.runtimes.docker_wire import Endpoint, events
+from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint
 
-_FILTERS: Final = {"type": ["container"], "event": ["die", "destroy", "pause", "unpause", "oom"]}
+_FILTERS: Final = {"type": ["container"], "event": ["die", "destroy", "pause"]}
 _PAUSE: Final = 0.5  # seconds before the stream is opened again
 
 Told = Callable[[str], None]
@@ -32,7 +34,7 @@ class Watch:
 
     @contextlib.asynccontextmanager
     async def on(self, container_id: str, told: Told) -> AsyncIterator[None]:
-        """Until left, call `told` with words: "was removed" and the like at the end, "is paused", "goes on"."""
+        """Until left, call `told` with words when the container ends ("was removed" and the like) or "is paused"."""
         if self._task is None or self._task.done():
             self._open.clear()
             self._task = asyncio.create_task(self._follow(), name="docker events")
@@ -58,7 +60,7 @@ class Watch:
     async def _follow(self) -> None:
         while True:
             try:
-                async with contextlib.aclosing(events(self._endpoint, _FILTERS)) as stream:
+                async with contextlib.aclosing(_events(self._endpoint, _FILTERS)) as stream:
                     async for event in stream:
                         if event:
                             self._deliver(event)
@@ -86,8 +88,6 @@ class Watch:
             "die": f"stopped (its exit status is {attributes.get('exitCode', 'unknown')})",
             "destroy": "was removed",
             "pause": "is paused",
-            "unpause": "goes on",
-            "oom": "ran out of memory",
         }
         if word := words.get(str(event.get("Action") or event.get("status"))):
             self._tell(container_id, word)
@@ -95,3 +95,30 @@ class Watch:
     def _tell(self, container_id: str, word: str) -> None:
         for told in list(self._watchers.get(container_id, {}).values()):
             told(word)
+
+
+async def _events(endpoint: Endpoint, filters: Mapping[str, list[str]]) -> AsyncGenerator[dict[str, Any], None]:
+    """Give the engine's events as they happen, an empty one first when the stream is open; end when it does.
+
+    HTTP/1.0, so that the answer comes as plain lines instead of chunks.
+
+    Raises:
+        OSError: the engine does not answer, or answers with an error.
+        ValueError: a line is too long, or no JSON.
+    """
+    reader, writer = await endpoint.open_streams()
+    try:
+        query = urllib.parse.urlencode({"filters": json.dumps(filters)})
+        writer.write(f"GET /events?{query} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+        async with asyncio.timeout(TIMEOUT):
+            head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n")[0]:
+            raise ConnectionError(f"GET /events: {head[:200]!r}")
+        yield {}
+        while line := await reader.readline():
+            if line.strip():
+                yield json.loads(line)
+    except asyncio.IncompleteReadError as error:
+        raise ConnectionError("the engine closed the connection") from error
+    finally:
+        writer.close()

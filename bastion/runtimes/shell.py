@@ -17,6 +17,8 @@ SIGNALS: Final = frozenset(
 
 PROBE: Final = ("sh", "-c", "command -v bash >/dev/null 2>&1 && echo bash || echo sh")
 
+_BOURNE: Final = frozenset({"ash", "bash", "dash", "sh"})
+
 TICK: Final = 0.1  # seconds between two lines on the ending script's standard input
 
 # Every pid whose environment holds the marker, printed one a line. The scripts use builtins alone where an image has no
@@ -177,6 +179,11 @@ def environment(request: Request) -> dict[str, str]:
     """Return what the environment has beside the container's own; the marker is ours whatever the client sent."""
     term = {"TERM": request.terminal.term} if request.terminal else {}
     return {**_clean(request.environment), **_clean(term), MARKER: checked(request.uid)}
+
+
+def for_scripts(chosen: str) -> str:
+    """Return what runs our scripts: the chosen shell, wherever it lies, when it is a Bourne shell, or else `sh`."""
+    return chosen if chosen.rpartition("/")[2] in _BOURNE else "sh"
 
 
 def ending(shell: str, uid: str) -> tuple[str, ...]:

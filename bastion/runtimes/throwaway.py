@@ -7,9 +7,8 @@ from typing import Any, Final
 import docker
 from docker.errors import APIError, DockerException
 
-from bastion.errors import RuntimeUnreachable
+from bastion.runtimes.docker_endpoint import TIMEOUT, unreachable
 
-_SECONDS: Final = 20
 _PREFERRED: Final = ("busybox", "alpine", "debian", "ubuntu")
 _TRIES: Final = 8
 _MARK: Final = "bastion.demo"
@@ -37,7 +36,7 @@ class Throwaway:
         self.remove()
         labels = {_MARK: self._owner, "bastion.stack": stack, "bastion.service": service}
         try:
-            with closing(docker.DockerClient(base_url=self._host, timeout=_SECONDS)) as client:
+            with closing(docker.DockerClient(base_url=self._host, timeout=TIMEOUT)) as client:
                 for image in _candidates(client):
                     container = client.containers.create(
                         image, _WAIT, entrypoint=["sh"], labels=labels, network_mode="none", hostname=service
@@ -49,7 +48,7 @@ class Throwaway:
                     else:
                         return image
         except (DockerException, OSError) as error:
-            raise _unreachable(self._host, error) from error
+            raise unreachable(self._host, error) from error
         return None
 
     def remove(self) -> None:
@@ -59,11 +58,11 @@ class Throwaway:
             RuntimeUnreachable: the engine does not answer.
         """
         try:
-            with closing(docker.DockerClient(base_url=self._host, timeout=_SECONDS)) as client:
+            with closing(docker.DockerClient(base_url=self._host, timeout=TIMEOUT)) as client:
                 for container in client.containers.list(all=True, filters={"label": f"{_MARK}={self._owner}"}):
                     container.remove(force=True)
         except (DockerException, OSError) as error:
-            raise _unreachable(self._host, error) from error
+            raise unreachable(self._host, error) from error
 
 
 def _candidates(client: Any) -> Sequence[str]:
@@ -75,11 +74,3 @@ def _candidates(client: Any) -> Sequence[str]:
 
     names = sorted(tag for image in client.images.list() for tag in image.tags)
     return sorted(names, key=rank)[:_TRIES]
-
-
-def _unreachable(host: str, error: Exception) -> RuntimeUnreachable:
-    return RuntimeUnreachable(
-        f"the Docker Engine at {host} does not answer",
-        "is it running, and may this user use it?",
-        detail=str(error),
-    )

@@ -46,7 +46,7 @@ async def test_output_that_looks_like_the_engines_error_is_output(world: World) 
 
 
 async def test_order_is_kept(world: World) -> None:
-    """A hundred thousand lines come in order."""
+    """Twenty thousand lines come in order."""
     done = await world.command("i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done")
     assert done.out.split() == [str(number).encode() for number in range(20000)]
 
@@ -82,6 +82,12 @@ async def test_output_after_the_end_of_input(world: World) -> None:
     """A program may run on and write long after its input has ended."""
     done = await world.command("cat >/dev/null; sleep 3; echo late; exit 3")
     assert (done.out, done.exit.status) == (b"late\n", 3)
+
+
+async def test_output_closed_long_before_the_end(world: World) -> None:
+    """A program that closes its output and runs on keeps its exit status."""
+    done = await world.command("echo bye; exec >&- 2>&-; sleep 5; exit 3")
+    assert (done.out, done.exit.status) == (b"bye\n", 3)
 
 
 async def test_fast_exit_without_input(world: World) -> None:

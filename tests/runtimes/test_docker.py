@@ -1,10 +1,8 @@
 """What only a Docker Engine has: labels, containers that end, images without a shell, an engine that goes away."""
 
 import asyncio
-import contextlib
 import dataclasses
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from bastion.errors import (
     RuntimeFailed,
     RuntimeUnreachable,
 )
-from bastion.model import STDIN, Data, Target, Terminal
+from bastion.model import STDIN, Data, Signal, Target, Terminal
 from bastion.runtimes import docker_targets
 from bastion.runtimes.docker import DockerRuntime
 from tests.conftest import CACHE
@@ -152,6 +150,22 @@ async def test_gone_and_paused_before(engine: Engine, docker: DockerRuntime, con
         await World(docker, target, str).command("true")
 
 
+async def test_restarting(engine: Engine, docker: DockerRuntime) -> None:
+    """Between two starts of a container it is not listed, and nothing runs in it."""
+    container_id = engine.start(
+        "again", engine.image_busybox, stack="again", service="again", args=("--restart", "always"), command=("false",)
+    )
+    look = ("inspect", "-f", "{{.RestartCount}} {{.State.Restarting}}", "again")
+    try:
+        while (await asyncio.to_thread(engine.docker, *look)) not in ("5 true", "6 true"):  # waits of 3.2 s and 6.4 s
+            await asyncio.sleep(0.05)
+        with pytest.raises(ContainerEnded, match="restarting"):
+            await World(docker, Target("docker", "again", "again", container_id, "again"), str).command("true")
+        assert await docker.find("again", "again") == []
+    finally:
+        engine.remove("again")
+
+
 async def test_no_shell(engine: Engine, docker: DockerRuntime) -> None:
     """An image without a shell refuses with words that say so, and what to do."""
     engine.start("bare", engine.image_scratch, stack="bare", service="bare")
@@ -176,6 +190,19 @@ async def test_chosen_shell(engine: Engine, docker: DockerRuntime, container: st
     missing = dataclasses.replace(target, shell="/bin/fish")  # noqa: S604 - as above
     with pytest.raises(NoShell):
         await world.run(request("echo $0"), target=missing)
+
+
+async def test_shell_is_found_once(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """Sessions that begin at the same time look for the container's shell once between them."""
+    target = await only(docker, "mystack", container)
+    world = World(docker, target, str)
+    await asyncio.gather(*(world.command("true") for _ in range(5)))
+    begun = engine.docker("inspect", "-f", "{{.State.StartedAt}}", container)
+    now = engine.docker("info", "-f", "{{.SystemTime}}")
+    shown = ("events", "--since", begun, "--until", now, "--filter", f"container={container}")
+    lines = engine.docker(*shown, "--format", "{{.Action}}").splitlines()
+    assert len([line for line in lines if line.startswith("exec_create") and "command -v bash" in line]) == 1
+    assert len([line for line in lines if line.startswith("exec_create: sh -c true")]) == 5
 
 
 async def test_user(engine: Engine, docker: DockerRuntime, container: str) -> None:
@@ -223,6 +250,23 @@ async def test_ending_without_tools(engine: Engine, docker: DockerRuntime, witho
         assert await look.left("/neighbour") == []
     finally:
         engine.remove("poor")
+
+
+async def test_ending_with_the_chosen_shell(engine: Engine, docker: DockerRuntime) -> None:
+    """Everything is ended and signals arrive where the only shell is one that the stack names by its path."""
+    engine.start("odd", engine.image_busybox, stack="odd", service="odd")
+    engine.docker("exec", "odd", "sh", "-c", "mkdir /tools; cp /bin/sh /tools/ash; rm /bin/sh /bin/ash")
+    try:
+        target = dataclasses.replace(await only(docker, "odd", "odd"), shell="/tools/ash")  # noqa: S604 - as above
+        look = World(docker, target, lambda script: engine.docker("exec", "odd", "/tools/ash", "-c", script))
+        async with docker.exec(target, request("trap 'echo got' USR1; echo ready; sleep 7506; sleep 7506")) as program:
+            await read_until(program, b"ready")
+            await program.send(Signal("USR1"))
+            await read_until(program, b"got")
+            assert await look.left("7506")
+        assert await look.left("7506") == []
+    finally:
+        engine.remove("odd")
 
 
 async def test_ending_what_became_root(engine: Engine, docker: DockerRuntime) -> None:
@@ -293,43 +337,6 @@ async def test_addresses_that_cannot_be(host: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         DockerRuntime(host)
     assert "unix:///PATH" in refused.value.hint or "tcp://HOST:PORT" in refused.value.hint
-
-
-async def test_tcp(engine: Engine) -> None:
-    """An engine behind TCP works the same, half-close included."""
-    path = engine.host.removeprefix("unix://")
-
-    forwards: list[asyncio.Task[None] | None] = []
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        forwards.append(asyncio.current_task())
-        inner_reader, inner_writer = await asyncio.open_unix_connection(path)
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while piece := await source.read(65536):
-                    sink.write(piece)
-                    await sink.drain()
-            with contextlib.suppress(OSError):
-                sink.write_eof()
-
-        await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer))
-        for end in (writer, inner_writer):
-            end.close()
-            with contextlib.suppress(OSError):
-                await end.wait_closed()
-
-    server = await asyncio.start_server(forward, "127.0.0.1", 0, family=socket.AF_INET)
-    engine.start("tcp", engine.image_busybox, stack="tcp", service="tcp")
-    runtime = DockerRuntime(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    try:
-        world = World(runtime, await only(runtime, "tcp", "tcp"), str)
-        assert (await world.command("sort", b"b\na\n")).out == b"a\nb\n"
-    finally:
-        await runtime.close()
-        server.close()
-        await asyncio.gather(*(task for task in forwards if task))
-        engine.remove("tcp")
 
 
 async def test_fifty_at_once(engine: Engine, docker: DockerRuntime, container: str) -> None:

@@ -1,15 +1,16 @@
 """The frames of an exec's stream, however they are cut."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bastion.model import STDERR, STDOUT
-from bastion.runtimes.docker_wire import Frames, StreamBroken
+from bastion.runtimes.docker_stream import Frames, StreamBroken
 
 FRAMES = st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=300)), max_size=12)
 
 
+@settings(deadline=None)
 @given(frames=FRAMES, cuts=st.lists(st.integers(1, 40), min_size=1))
 def test_any_cut_gives_the_same(frames: list[tuple[int, bytes]], cuts: list[int]) -> None:
     """Wherever the network cuts the stream, the same bytes come of each stream, in the same order."""

@@ -1,26 +1,20 @@
-"""Speak the two requests of the Docker Engine that stay open: the hijacked stream of an exec, and the events."""
+"""The hijacked stream of one exec: its start, its frames taken apart, its input and the half-close of it."""
 
 import asyncio
 import json
-import socket
-import urllib.parse
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from bastion.errors import ConfigurationError
 from bastion.model import STDERR, STDOUT, Data
+from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint
 
-HIGH: Final = 512 * 1024  # bytes held for a slow reader before the socket is left alone
-LOW: Final = 128 * 1024
-STALL: Final = 0.5  # seconds without a read before `stalled` is called
-
+_HIGH: Final = 512 * 1024  # bytes held for a slow reader before the socket is left alone
+_LOW: Final = 128 * 1024
+_STALL: Final = 0.5  # seconds without a read before `stalled` is called
 _HEAD_LIMIT: Final = 64 * 1024
 _FRAME_HEADER: Final = 8
-_SYSTEM_ERROR: Final = 3
-_LINE_LIMIT: Final = 1024 * 1024
-_TIMEOUT: Final = 20.0
+_WRITE_LIMIT: Final = 256 * 1024  # bytes of input that wait here for a program that does not read
 
 
 class StartRefused(Exception):
@@ -34,61 +28,6 @@ class StartRefused(Exception):
 
 class StreamBroken(Exception):
     """What came is no stream of an exec, or it ended within a frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where an engine listens: a unix socket's path, or a host and port."""
-
-    path: str | None = None
-    host: str = ""
-    port: int = 0
-
-    @classmethod
-    def parse(cls, address: str) -> "Endpoint":
-        """Read unix:///PATH or tcp://HOST:PORT.
-
-        Raises:
-            ConfigurationError: it is none of the two. TLS and ssh:// cannot close one direction only, so that
-                `… | ssh web sort` would lose its output.
-        """
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-            return cls(path=parts.path)
-        try:
-            if parts.scheme == "tcp" and parts.hostname and not parts.path.strip("/"):
-                return cls(host=parts.hostname, port=parts.port or 2375)
-        except ValueError as error:
-            raise ConfigurationError(f"docker host {address!r}: {error}", "write tcp://HOST:PORT") from error
-        hint = "use unix:///PATH or tcp://HOST:PORT"
-        if parts.scheme in ("http", "https", "ssh"):
-            hint += "; forward a remote engine's socket here with ssh -NL /run/engine.sock:/var/run/docker.sock HOST"
-        raise ConfigurationError(f"docker host {address!r} cannot be used", hint)
-
-    def probe(self) -> None:
-        """Connect to a unix socket and let go again; blocks.
-
-        Raises:
-            OSError: nobody listens. The SDK would leave its own socket open on that.
-        """
-        if self.path is not None:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(_TIMEOUT)
-                probe.connect(self.path)
-
-    async def open(self, stream: "ExecStream") -> None:
-        """Connect the stream to the engine."""
-        loop = asyncio.get_running_loop()
-        if self.path is not None:
-            await loop.create_unix_connection(lambda: stream, self.path)
-        else:
-            await loop.create_connection(lambda: stream, self.host, self.port)
-
-    async def open_streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect, and return the two ends."""
-        if self.path is not None:
-            return await asyncio.open_unix_connection(self.path, limit=_LINE_LIMIT)
-        return await asyncio.open_connection(self.host, self.port, limit=_LINE_LIMIT)
 
 
 class Frames:
@@ -169,7 +108,7 @@ class ExecStream(asyncio.Protocol):
             StartRefused: the engine says no.
             OSError: it does not answer.
         """
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(TIMEOUT):
             await endpoint.open(self)
             content = json.dumps(body).encode()
             head = (
@@ -198,7 +137,7 @@ class ExecStream(asyncio.Protocol):
                 self._waiting = None
         data = self._output.popleft()
         self._held -= len(data.payload)
-        if self._stall is not None and self._held < LOW:
+        if self._stall is not None and self._held < _LOW:
             self._resume()
         return data
 
@@ -222,7 +161,7 @@ class ExecStream(asyncio.Protocol):
     def wait_longer(self) -> None:
         """Have `stalled` called again if there is still no read in a while."""
         if self._stall is not None and not self.ended:
-            self._stall = self._loop.call_later(STALL, self._stalled)
+            self._stall = self._loop.call_later(_STALL, self._stalled)
 
     def abort(self) -> None:
         """Close both directions at once; what has arrived can still be read."""
@@ -233,7 +172,7 @@ class ExecStream(asyncio.Protocol):
         """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type that asyncio declares
         self._transport = transport
-        transport.set_write_buffer_limits(high=256 * 1024)
+        transport.set_write_buffer_limits(high=_WRITE_LIMIT)
 
     def data_received(self, data: bytes) -> None:
         """Take what the engine sent: the answer's head, then output."""
@@ -254,9 +193,9 @@ class ExecStream(asyncio.Protocol):
             return
         self._output.extend(found)
         self._held += sum(len(piece.payload) for piece in found)
-        if self._held > HIGH and self._bounded and self._stall is None and self._transport is not None:
+        if self._held > _HIGH and self._bounded and self._stall is None and self._transport is not None:
             self._transport.pause_reading()
-            self._stall = self._loop.call_later(STALL, self._stalled)
+            self._stall = self._loop.call_later(_STALL, self._stalled)
         self._wake()
 
     def eof_received(self) -> None:
@@ -328,30 +267,3 @@ class ExecStream(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-
-
-async def events(endpoint: Endpoint, filters: Mapping[str, list[str]]) -> AsyncGenerator[dict[str, Any], None]:
-    """Give the engine's events as they happen, an empty one first when the stream is open; end when it does.
-
-    HTTP/1.0, so that the answer comes as plain lines instead of chunks.
-
-    Raises:
-        OSError: the engine does not answer, or answers with an error.
-        ValueError: a line is too long, or no JSON.
-    """
-    reader, writer = await endpoint.open_streams()
-    try:
-        query = urllib.parse.urlencode({"filters": json.dumps(filters)})
-        writer.write(f"GET /events?{query} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
-        async with asyncio.timeout(_TIMEOUT):
-            head = await reader.readuntil(b"\r\n\r\n")
-        if b" 200 " not in head.split(b"\r\n")[0]:
-            raise ConnectionError(f"GET /events: {head[:200]!r}")
-        yield {}
-        while line := await reader.readline():
-            if line.strip():
-                yield json.loads(line)
-    except asyncio.IncompleteReadError as error:
-        raise ConnectionError("the engine closed the connection") from error
-    finally:
-        writer.close()
