@@ -18,7 +18,7 @@ _REPORT: Final = 64 * 2**20
 _RUNS: Final = 8
 _NAMES: Final = {STDIN: "stdin", STDOUT: "stdout", STDERR: "stderr"}
 _INCOMPLETE: Final = 3
-_TWO, _THREE, _FOUR = 0xC2, 0xE0, 0xF0
+_TWO, _THREE, _FOUR = 0xC2, 0xE0, 0xF0  # the least first byte of a character of so many bytes
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from bastion.errors import BastionError, RecordingFailed
 from bastion.model import Event, Exit
 from bastion.transcripts.age_file import AgeFile
 from bastion.transcripts.asciicast import Lines
+from bastion.transcripts.layout import SUFFIX
 from bastion.transcripts.wal import WriteAhead
 from bastion.transcripts.wrapping import Recipient
 
@@ -55,7 +56,7 @@ class Recorder:
         on_failure: Callable[[BastionError], None],
     ) -> None:
         self.uid = uid
-        self.age = AgeFile(folder / f"{uid}.cast.age", recipients)
+        self.age = AgeFile(folder / f"{uid}{SUFFIX}", recipients)
         try:
             self.wal = WriteAhead(folder / uid, recipients)
         except OSError:
@@ -86,14 +87,11 @@ class Recorder:
         Raises:
             RecordingFailed: it could not be recorded, now or before; nothing may be delivered.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._raise_if_failed()
         self._put(self._lines.event(event))
         while self._backlog > _BACKLOG and self.failure is None:
-            self._drained = self._drained or asyncio.Event()
-            await self._drained.wait()
-        if self.failure is not None:
-            raise self.failure
+            await self._woken()
+        self._raise_if_failed()
 
     async def mark(self, text: str) -> None:
         """Put a marker on record.
@@ -101,8 +99,7 @@ class Recorder:
         Raises:
             RecordingFailed: as `record`.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._raise_if_failed()
         self._put(self._lines.mark(text))
 
     def begin(self, lines: Lines, header: bytes) -> None:
@@ -131,16 +128,13 @@ class Recorder:
         if self.failure is None and self._size:
             self._cut()
         while self._backlog and self.failure is None:
-            self._drained = self._drained or asyncio.Event()
-            await self._drained.wait()
-        if self.failure is not None:
-            raise self.failure
+            await self._woken()
+        self._raise_if_failed()
 
     async def drained(self) -> None:
         """Wait until the worker has nothing of this session, whether it failed or not."""
         while self._backlog:
-            self._drained = self._drained or asyncio.Event()
-            await self._drained.wait()
+            await self._woken()
 
     def fail(self, error: OSError | BastionError, *, tell: bool) -> RecordingFailed:
         """Stop recording for good; `tell` calls on_failure, once."""
@@ -201,6 +195,14 @@ class Recorder:
             self.fail(RecordingFailed("the session cannot be recorded: internal error"), tell=True)
         if self._backlog <= _BACKLOG // 2:
             self._wake()
+
+    def _raise_if_failed(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    async def _woken(self) -> None:
+        self._drained = self._drained or asyncio.Event()
+        await self._drained.wait()
 
     def _wake(self) -> None:
         if self._drained is not None:

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bastion.errors import TranscriptError
@@ -46,6 +46,7 @@ PIECES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=30))
 def test_nothing_but_the_allow_list_comes_out(pieces: list[str]) -> None:
     """Whatever goes in, and however it is cut into events, only text and allowed sequences come out."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyrage
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bastion.errors import TranscriptError
@@ -64,6 +64,7 @@ def test_vector(vector: Path, tmp_path: Path) -> None:
         assert zlib.decompress(opened, 31).splitlines() == read[: len(zlib.decompress(opened, 31).splitlines())]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_mutated_file_gives_a_prefix_or_our_own_error(data: st.DataObject) -> None:
     """Any change to any vector ends in lines or a TranscriptError, never in anything else."""
@@ -104,6 +105,7 @@ def test_the_specifications_post_quantum_key_is_ours() -> None:
     assert recipient.endswith("k3tlhl53k2ykx3qheyty7saeq0d3fzv49zc0k")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["age", "age1pq", "age-secret-key-"]))
 def test_bech32_comes_back(payload: bytes, prefix: str) -> None:
     """What is encoded decodes, in either case, and not when one character is changed."""
