@@ -1,8 +1,10 @@
-"""Fixtures that every test folder shares: the engine of the tests' own."""
+"""What every test folder shares: the engine of the tests' own, and what becomes of a test whose needs are not here."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final, NoReturn
 
 import pytest
 
@@ -10,6 +12,39 @@ from tests.engine import Engine, EngineUnavailable
 from tests.images import ImageUnavailable
 
 CACHE = Path(os.environ.get("BASTION_TEST_CACHE") or Path(__file__).parent.parent / ".cache")
+
+_PROGRAMS: Final = ("age", "age-keygen", "busybox", "rsync", "scp", "sftp", "ssh", "ssh-keygen", "zcat", "zstd")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test for this reason; BASTION_REQUIRE_DOCKER=1 turns the skip into a failure."""
+    if os.environ.get("BASTION_REQUIRE_DOCKER") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _without_programs() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except FileNotFoundError as error:
+        if error.filename not in _PROGRAMS or shutil.which(error.filename) is not None:
+            raise
+        missing = f"{error.filename} is not installed (tests/prepare.sh)"
+    except (EngineUnavailable, ImageUnavailable) as error:
+        missing = f"no Docker Engine: {error}"
+    unavailable(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    """Skip a test by the name of what its fixtures miss."""
+    return (yield from _without_programs())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Skip a test by the name of what it misses."""
+    return (yield from _without_programs())
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +59,7 @@ def engine() -> Iterator[Engine]:
             made.start_engine()
             made.prepare()
         except (EngineUnavailable, ImageUnavailable) as error:
-            (pytest.fail if os.environ.get("BASTION_REQUIRE_DOCKER") == "1" else pytest.skip)(
-                f"no Docker Engine: {error}"
-            )
+            unavailable(f"no Docker Engine: {error}")
         yield made
     finally:
         made.close()
