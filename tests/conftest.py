@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
+from hypothesis import settings
 
 from tests.engine import Engine, EngineUnavailable
 from tests.images import ImageUnavailable
+
+settings.register_profile("bastion", deadline=None)  # timings are measured in bench/, never asserted
+settings.load_profile("bastion")
 
 CACHE = Path(os.environ.get("BASTION_TEST_CACHE") or Path(__file__).parent.parent / ".cache")
 
