@@ -57,7 +57,7 @@ async def serve(
     runtimes: Mapping[str, Runtime] | None = None,
     ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
 ) -> None:
-    """Run the bastion until SIGTERM or SIGINT, then end every session with its reason.
+    """Run the bastion until SIGTERM, SIGINT or SIGHUP, then end every session with its reason.
 
     `runtimes` replaces the configured ones (the demo's local processes); `ready` is called with the bound addresses.
 
@@ -66,7 +66,7 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     node = socket.gethostname()
     keyring = Keyring(settings.keys.home)
@@ -153,9 +153,10 @@ async def _containers(settings: Settings, owner: str, cleanup: AsyncExitStack) -
     from bastion.runtimes.throwaway import Throwaway  # noqa: PLC0415 - only for the demo
 
     runtimes = build_runtimes(settings)
+    throwaway = Throwaway(settings.docker.host, owner)
+    await asyncio.to_thread(throwaway.remove)  # what a killed demo left is not to be mistaken for a service
     if names := await _enterable(runtimes):
         return Demonstration(runtimes, names, f"services of this Docker Engine that can be entered: {len(names)}")
-    throwaway = Throwaway(settings.docker.host, owner)
     cleanup.push_async_callback(asyncio.to_thread, throwaway.remove)
     if (image := await asyncio.to_thread(throwaway.start, *DEMO_NAME)) is None:
         return _local_processes("this Docker Engine runs no labelled container and has no image with a shell")

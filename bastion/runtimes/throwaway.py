@@ -20,7 +20,7 @@ class Throwaway:
 
     Args:
         host: the engine.
-        owner: whose it is; what an earlier run of the same owner left behind goes first.
+        owner: whose it is; `remove` takes what an earlier run of the same owner left behind too.
     """
 
     def __init__(self, host: str, owner: str) -> None:
@@ -33,7 +33,6 @@ class Throwaway:
         Raises:
             RuntimeUnreachable: the engine does not answer.
         """
-        self.remove()
         labels = {_MARK: self._owner, "bastion.stack": stack, "bastion.service": service}
         try:
             with closing(docker.DockerClient(base_url=self._host, timeout=TIMEOUT)) as client:
