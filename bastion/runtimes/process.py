@@ -91,7 +91,12 @@ class ProcessRuntime:
 
     def _options(self) -> dict[str, Any]:
         home = self._account.pw_dir
-        return {"cwd": home if os.path.isdir(home) else "/", "start_new_session": True, **self._identity}  # noqa: PTH112 - a str is wanted
+        return {
+            "cwd": home if os.path.isdir(home) else "/",  # noqa: PTH112 - a str is wanted
+            "start_new_session": True,
+            "preexec_fn": _heed_signals,
+            **self._identity,
+        }
 
     def _environment(self, request: Request) -> dict[str, str]:
         account = self._account
@@ -102,6 +107,12 @@ class ProcessRuntime:
         if left := await end_all(uid):
             _log.warning("processes are left", session=uid, left=left)
         await running.reap()
+
+
+def _heed_signals() -> None:
+    """Undo, in the child, what a bastion in the background was told to ignore: a shell there could not trap it."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class ProcessExec:
