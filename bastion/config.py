@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from bastion.errors import ConfigurationError
+
+KUBERNETES = "kubernetes:"  # before the context, in the name of an engine
 
 SEARCH_PATH = (Path("bastion.toml"), Path("/etc/bastion/bastion.toml"))
 
@@ -126,6 +128,13 @@ class DockerSettings(_Section):
     host: str = "unix:///var/run/docker.sock"
 
 
+class KubernetesSettings(_Section):
+    """The Kubernetes cluster: a context of a kubeconfig, or the one whose pod the bastion runs in."""
+
+    kubeconfig: Path | None = Field(default=None, description="None: $KUBECONFIG, ~/.kube/config, or the pod's")
+    context: str | None = Field(default=None, min_length=1, description="None: the kubeconfig's current one")
+
+
 class LogSettings(_Section):
     """The server's own log, on standard error."""
 
@@ -137,8 +146,11 @@ class StackSettings(_Section):
     """What one stack does differently from the rest."""
 
     name: str = Field(min_length=1)
-    runtime: Literal["docker"] = "docker"
+    runtime: Literal["docker", "kubernetes"] | None = Field(default=None, description="None: the default engine's")
     host: str | None = Field(default=None, description="a Docker Engine other than [docker] host")
+    context: str | None = Field(default=None, min_length=1, description="a context other than [kubernetes] context")
+    namespace: str | None = Field(default=None, description="None: the namespace of the stack's name")
+    toolbox: str | None = Field(default=None, min_length=1, description="image for containers without a shell")
     listen: str | None = Field(default=None, description="connections to this local address mean this stack")
     user: str | None = Field(default=None, description="the container user that programs run as")
     shell: str | None = Field(default=None, description="absolute path of the shell in its containers")
@@ -150,6 +162,25 @@ class StackSettings(_Section):
         if value is not None and not value.startswith("/"):
             raise ValueError("must be an absolute path")
         return value
+
+    @field_validator("namespace")
+    @classmethod
+    def _dns_label(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", value):
+            raise ValueError("is no namespace: lower-case letters, digits and dashes, at most 63")
+        return value
+
+    @model_validator(mode="after")
+    def _of_one_runtime(self) -> "StackSettings":
+        for_docker = [key for key in ("host", "user") if getattr(self, key) is not None]
+        for_kubernetes = [key for key in ("context", "namespace", "toolbox") if getattr(self, key) is not None]
+        if self.runtime == "docker" and for_kubernetes:
+            raise ValueError(f"{for_kubernetes[0]} is for stacks of kubernetes")
+        if self.runtime == "kubernetes" and for_docker:
+            raise ValueError(f"{for_docker[0]} is for stacks of docker")
+        if self.runtime is None and (for_docker and for_kubernetes):
+            raise ValueError(f"{for_docker[0]} is for stacks of docker, {for_kubernetes[0]} for those of kubernetes")
+        return self
 
 
 class GrantSettings(_Section):
@@ -179,6 +210,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     api: ApiSettings = ApiSettings()
     docker: DockerSettings = DockerSettings()
+    kubernetes: KubernetesSettings | None = None
     log: LogSettings = LogSettings()
     stacks: tuple[StackSettings, ...] = ()
     grants: tuple[GrantSettings, ...] = ()
@@ -190,6 +222,27 @@ class Settings(BaseSettings):
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"has more than one entry for {', '.join(doubled)}")
         return value
+
+    def engine_of(self, stack: str) -> str:
+        """Return the engine that a stack is looked for on: a Docker Engine's host, or `kubernetes:CONTEXT`.
+
+        A stack without an entry of its own is looked for on the default engine: the cluster when [kubernetes] is
+        configured and [docker] is not, else the Docker Engine.
+        """
+        entry = next((entry for entry in self.stacks if entry.name == stack), None)
+        default = "kubernetes" if self.kubernetes is not None and "docker" not in self.model_fields_set else "docker"
+        if entry is None:
+            runtime = default
+        elif entry.runtime is not None:
+            runtime = entry.runtime
+        elif entry.context or entry.namespace or entry.toolbox:
+            runtime = "kubernetes"
+        else:
+            runtime = "docker" if entry.host else default
+        if runtime == "docker":
+            return (entry and entry.host) or self.docker.host
+        context = (entry and entry.context) or (self.kubernetes and self.kubernetes.context) or ""
+        return f"{KUBERNETES}{context}"
 
     @classmethod
     def settings_customise_sources(
@@ -250,8 +303,15 @@ def load(path: Path | None) -> Settings:
         update={
             "keys": settings.keys.model_copy(update={"home": folder / settings.keys.home}),
             "audit": settings.audit.model_copy(update={"directory": folder / settings.audit.directory}),
+            "kubernetes": settings.kubernetes and _absolute_kubeconfig(settings.kubernetes, folder),
         }
     )
+
+
+def _absolute_kubeconfig(settings: KubernetesSettings, folder: Path) -> KubernetesSettings:
+    if settings.kubeconfig is None:
+        return settings
+    return settings.model_copy(update={"kubeconfig": folder / settings.kubeconfig.expanduser()})
 
 
 def _unknown_variables() -> list[str]:

@@ -113,7 +113,9 @@ class Target:
     """One running container, bound by its id: a container recreated under the same name is another target.
 
     `hazards` says in words why entering it would be entering the host ("is privileged", …). `user` and `shell` are what
-    the configuration chose for it; None leaves the choice to the container.
+    the configuration chose for it; None leaves the choice to the container. `aliases` are other names of the service,
+    by which a grant may mean it. `containers` are the names one may write behind a `+`. `created` is when the replica
+    was made, in seconds since the epoch: where none is named the newest is meant; all 0, the first by name.
     """
 
     runtime: str
@@ -129,6 +131,9 @@ class Target:
     hazards: tuple[str, ...] = ()
     user: str | None = None
     shell: str | None = None
+    aliases: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
+    created: float = 0.0
 
 
 State = Literal["creating", "provisioning", "active", "terminated"]

@@ -99,7 +99,7 @@ def _permission(request: Request) -> Permission:
 def _asked(request: Request, target: Target | None) -> tuple[str, tuple[str, ...]]:
     """Return the stack, and the services that the name may mean."""
     if target is not None:
-        return target.stack, (target.service,)
+        return target.stack, (target.service, *target.aliases)
     if request.name.stack is None:
         raise Refused("no stack was named", "write SERVICE@STACK")
     replica = request.name.replica()

@@ -39,15 +39,17 @@ def parse(text: str) -> Name:
 class Targets:
     """Finds the stack a name leaves out, and the container it means.
 
-    `runtimes` is keyed by the engine's host, and a target's `runtime` becomes that key. A stack is looked for on the
-    engine that its `[[stacks]]` entry names, else on the default one, and nowhere else.
+    `runtimes` is keyed by engine, and a target's `runtime` becomes that key. A stack is looked for on the engine that
+    `engine_of` gives for it, and nowhere else.
     """
 
-    def __init__(self, runtimes: Mapping[str, Runtime], stacks: Sequence[StackSettings], default: str) -> None:
+    def __init__(
+        self, runtimes: Mapping[str, Runtime], stacks: Sequence[StackSettings], engine_of: Callable[[str], str]
+    ) -> None:
         self._runtimes = runtimes
         self._stacks = {stack.name: stack for stack in stacks}
         self._listening = [(_endpoint(stack.listen), stack.name) for stack in stacks if stack.listen]
-        self._default = default
+        self._engine_of = engine_of
 
     async def choose_stack(
         self,
@@ -92,8 +94,9 @@ class Targets:
     async def resolve(self, name: Name, may_enter: MayEnter) -> Target:
         """Return the one running container that the name means, with the user and shell of its `[[stacks]]` entry.
 
-        A name that exists as written wins over reading a trailing `.N` as a replica; without one the first replica by
-        name is meant. The container found must be of a service that the user may enter, whatever name led to it.
+        A name that exists as written wins over reading a trailing `.N` as a replica; without one the newest replica is
+        meant, or the first by name where they have no age. The container found must be of a service that the user may
+        enter, whatever name led to it.
 
         Raises:
             NoSuchTarget: there is none; the hint lists what there is.
@@ -101,25 +104,26 @@ class Targets:
             RuntimeUnreachable: the engine does not answer.
         """
         stack = name.stack or ""
-        found = await self._runtime(stack).find(stack, name.service)
+        runtime = self._runtime(stack)
+        found = await runtime.find(stack, name.service, name.container)
         replica = name.replica()
         if not found and replica is not None:
-            found = self._pick_replica(stack, await self._runtime(stack).find(stack, replica[0]), *replica)
-        if name.container is not None and found:
-            found = _pick_container(name.container, found, f"{name.service}@{stack}")
+            found = _pick_replica(stack, await runtime.find(stack, replica[0], name.container), *replica)
+        if not found and name.container is not None:
+            await self._refuse_container(runtime, stack, name)
         if not found:
             raise NoSuchTarget(
                 f"no service {name.service} runs in {stack}", await self._suggestions(name.service, stack, may_enter)
             )
-        target = found[0]
-        if not may_enter(stack, target.service):
+        target = max(found, key=lambda target: target.created)  # the first of those of one age
+        if not any(may_enter(stack, service) for service in (target.service, *target.aliases)):
             raise Refused(
                 f"no grant lets you enter {name.service}@{stack}", await self._choices(name.service, may_enter)
             )
         settings = self._stacks.get(stack)
         return replace(
             target,
-            runtime=self._key(stack),
+            runtime=self._engine_of(stack),
             user=settings.user if settings else None,
             shell=settings.shell if settings else None,
         )
@@ -140,15 +144,11 @@ class Targets:
         return [
             (stack, service)
             for stack, service in services
-            if self._key(stack) == key and _PART.fullmatch(stack) and _PART.fullmatch(service)
+            if self._engine_of(stack) == key and _PART.fullmatch(stack) and _PART.fullmatch(service)
         ]
 
-    def _key(self, stack: str) -> str:
-        settings = self._stacks.get(stack)
-        return self._default if settings is None or settings.host is None else settings.host
-
     def _runtime(self, stack: str) -> Runtime:
-        return self._runtimes[self._key(stack)]
+        return self._runtimes[self._engine_of(stack)]
 
     def _listening_for(self, local_address: str) -> str | None:
         address, port = _endpoint(local_address)
@@ -157,13 +157,17 @@ class Targets:
                 return stack
         return None
 
-    def _pick_replica(self, stack: str, found: list[Target], service: str, number: int) -> list[Target]:
-        if found and number > len(found):
-            words = f"{len(found)} replicas" if len(found) > 1 else "1 replica"
+    async def _refuse_container(self, runtime: Runtime, stack: str, name: Name) -> None:
+        """Raise when it is only the container that is not there, and list those that are."""
+        found = await runtime.find(stack, name.service)
+        replica = name.replica()
+        if not found and replica is not None:
+            found = await runtime.find(stack, replica[0])
+        names = [container for target in found for container in target.containers if _PART.fullmatch(container)]
+        if found:
             raise NoSuchTarget(
-                f"{service}@{stack} has {words} and no number {number}", f"{service}.1@{stack} is the first"
+                f"{name.service}@{stack} has no container {name.container}", _enumerate("containers", names)
             )
-        return found[number - 1 : number]
 
     async def _suggestions(self, service: str, stack: str, may_enter: MayEnter) -> str:
         """Say what was perhaps meant, and what there is, of what the user may enter."""
@@ -199,13 +203,11 @@ class Targets:
             return []
 
 
-def _pick_container(container: str, found: list[Target], words: str) -> list[Target]:
-    """Keep the container of that name: a Docker container holds no others, so only its own name fits."""
-    picked = [target for target in found if target.container_name == container]
-    if not picked:
-        names = [target.container_name for target in found if _PART.fullmatch(target.container_name)]
-        raise NoSuchTarget(f"{words} has no container {container}", _enumerate("containers", names))
-    return picked
+def _pick_replica(stack: str, found: list[Target], service: str, number: int) -> list[Target]:
+    if found and number > len(found):
+        words = f"{len(found)} replicas" if len(found) > 1 else "1 replica"
+        raise NoSuchTarget(f"{service}@{stack} has {words} and no number {number}", f"{service}.1@{stack} is the first")
+    return found[number - 1 : number]
 
 
 def _endpoint(text: str) -> tuple[object, int | None]:

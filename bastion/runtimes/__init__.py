@@ -9,12 +9,15 @@ Contract, proved by tests/runtimes over every adapter:
 - Order is kept. A status nobody knows is an error and never 0.
 - A slow reader slows the container and does not fill our memory: at most 1 MiB is held per exec,
   and behind the program's end also what its engine would drop otherwise.
+- A connection that was dialled is a byte stream: order is kept, its end is given once all was read, a slow reader holds
+  it back, and leaving the context closes it.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from bastion.errors import RuntimeFailed
 from bastion.model import Event, Exit, Request, Target
 
 
@@ -43,6 +46,22 @@ class Exec(Protocol):
         ...
 
 
+class Connection(Protocol):
+    """A byte stream opened from inside a container's network."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Give what arrives, as `Data` of stream 1, until the other end has closed.
+
+        Raises:
+            RuntimeFailed: nothing listens there, or the stream broke.
+        """
+        ...
+
+    async def send(self, event: Event) -> None:
+        """Deliver `Data`, or `Eof`: the half-close, where the engine can pass it on. Wait while nobody reads."""
+        ...
+
+
 class Runtime(Protocol):
     """A Docker Engine, a Kubernetes cluster, or the demo's local processes."""
 
@@ -56,12 +75,14 @@ class Runtime(Protocol):
         """
         ...
 
-    async def find(self, stack: str, service: str) -> list[Target]:
-        """List the running containers of a service, or the one container of the stack with exactly that name.
+    async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
+        """List the running replicas of a service, or the one container (pod) of the stack with exactly that name.
 
-        Sorted by name, so that the first is replica 1. Empty when there is none.
+        One target a replica: its `container`, or the one that is entered when none is named; a replica without is left
+        out. Sorted by name, so that the first is replica 1. Empty when there is none.
 
         Raises:
+            NoSuchTarget: there is such a service, but nothing of it is ready; says what could be entered instead.
             RuntimeUnreachable: the engine does not answer.
         """
         ...
@@ -73,6 +94,24 @@ class Runtime(Protocol):
             RuntimeUnreachable: the engine does not answer.
             ContainerEnded: the container is gone, stopped or paused.
             NoShell: there is no shell in the container.
+        """
+        ...
+
+    def dial(self, target: Target, host: str, port: int) -> AbstractAsyncContextManager[Connection]:
+        """Connect to HOST:PORT from inside the container's network; `localhost` is the container itself.
+
+        That nothing listens there may be told here, or by the connection's first event.
+
+        Raises:
+            RuntimeFailed: nothing listens there, or this container gives no way to dial.
+        """
+        ...
+
+    async def faults(self) -> list[RuntimeFailed]:
+        """Say what would keep sessions from working although the engine answers, such as rights that are missing.
+
+        Raises:
+            RuntimeUnreachable: the engine does not answer.
         """
         ...
 

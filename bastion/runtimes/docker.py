@@ -54,11 +54,15 @@ class DockerRuntime:
         """List (stack, service) of everything that runs; see the port."""
         return sorted({(entry.stack, entry.service) for entry in await self._list()})
 
-    async def find(self, stack: str, service: str) -> list[Target]:
-        """List the running containers of a service, or the one with that name; see the port."""
+    async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
+        """List the running containers of a service, or the one with that name; see the port.
+
+        A container holds no others, so only its own name may be its `container`.
+        """
         here = [entry for entry in await self._list() if entry.stack == stack]
         chosen = [entry for entry in here if entry.service == service]
         chosen = chosen or [entry for entry in here if entry.container_name == service]
+        chosen = [entry for entry in chosen if container in (None, entry.container_name)]
         client = await self._connected()
         details = await asyncio.gather(
             *(self._call(client.inspect_container, entry.container_id) for entry in chosen),
@@ -110,6 +114,10 @@ class DockerRuntime:
                     self._endings.add(ending)
                     ending.add_done_callback(self._endings.discard)
                     await asyncio.shield(ending)
+
+    async def faults(self) -> list[RuntimeFailed]:
+        """Find none: what answers can run sessions."""
+        return []
 
     async def ping(self) -> str:
         """Return the engine's name and versions; see the port."""

@@ -70,6 +70,7 @@ def target(runtime: str, where: Place, details: Mapping[str, Any]) -> Target:
         image=str((details.get("Config") or {}).get("Image", "")),
         image_digest=str(details.get("Image", "")),
         hazards=hazards(details),
+        containers=(where.container_name,),
     )
 
 

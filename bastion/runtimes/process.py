@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from bastion.errors import ConfigurationError, NoShell
+from bastion.errors import ConfigurationError, NoShell, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Request, Resize, Signal, Target
 from bastion.runtimes import shell
 from bastion.runtimes.process_end import end_all
@@ -58,11 +58,12 @@ class ProcessRuntime:
         """List the one service."""
         return [self._place]
 
-    async def find(self, stack: str, service: str) -> list[Target]:
+    async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
         """Return the one target when it is asked for."""
-        if (stack, service) != self._place:
+        if (stack, service) != self._place or container not in (None, service):
             return []
-        return [Target(self.name, stack, service, container_id=platform.node(), container_name=service)]
+        identity = platform.node()
+        return [Target(self.name, stack, service, identity, container_name=service, containers=(service,))]
 
     @asynccontextmanager
     async def exec(self, target: Target, request: Request) -> AsyncIterator["ProcessExec"]:
@@ -81,6 +82,10 @@ class ProcessRuntime:
         finally:
             running.close()
             await asyncio.shield(self._end(request.uid, running))
+
+    async def faults(self) -> list[RuntimeFailed]:
+        """Find none: what answers can run sessions."""
+        return []
 
     async def ping(self) -> str:
         """Say what this is."""

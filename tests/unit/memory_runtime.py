@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from bastion.errors import RuntimeUnreachable
+from bastion.errors import RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Request, Target
 
 
@@ -44,10 +44,11 @@ class MemoryRuntime:
         await self.ping()
         return sorted({(target.stack, target.service) for target in self.containers})
 
-    async def find(self, stack: str, service: str) -> list[Target]:
+    async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
         await self.ping()
         self.lookups.append((stack, service))
-        there = sorted((t for t in self.containers if t.stack == stack), key=lambda target: target.container_name)
+        here = (t for t in self.containers if t.stack == stack and container in (None, t.container_name))
+        there = sorted(here, key=lambda target: target.container_name)
         named = [target for target in there if target.container_name == service]
         return [target for target in there if target.service == service] or named
 
@@ -62,6 +63,9 @@ class MemoryRuntime:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+    async def faults(self) -> list[RuntimeFailed]:
+        return []
 
     async def ping(self) -> str:
         if not self.answers:

@@ -43,7 +43,7 @@ def only(*allowed: tuple[str, str]) -> Callable[[str, str], bool]:
 
 
 def targets(runtime: Runtime, *stacks: StackSettings) -> Targets:
-    return Targets({"default": runtime}, stacks, default="default")
+    return Targets({"default": runtime}, stacks, lambda stack: "default")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,11 @@ async def test_stack_settings_reach_the_target() -> None:
     """The stack's entry says on which engine it is, and the user and shell of its containers."""
     near, far = MemoryRuntime(SHOP), MemoryRuntime([container("far", "web"), container("shop", "hidden")])
     entry = StackSettings.model_validate({"name": "far", "host": "tcp://far:2375", "user": "app", "shell": "/bin/ash"})
-    places = Targets({"default": near, "tcp://far:2375": far}, [entry], default="default")
+    places = Targets(
+        {"default": near, "tcp://far:2375": far},
+        [entry],
+        lambda stack: "tcp://far:2375" if stack == "far" else "default",
+    )
     target = await places.resolve(parse("web@far"), everything)
     assert (target.runtime, target.user, target.shell) == ("tcp://far:2375", "app", "/bin/ash")
     target = await places.resolve(parse("web@shop"), everything)

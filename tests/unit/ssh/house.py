@@ -41,10 +41,10 @@ class Containers(MemoryRuntime):
         self._processes = ProcessRuntime(WEB.stack, WEB.service, user=None)
         self.started: list[str | None] = []
 
-    async def find(self, stack: str, service: str) -> list[Target]:
+    async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
         self.asked += 1
         await self.found.wait()
-        return await super().find(stack, service)
+        return await super().find(stack, service, container)
 
     @asynccontextmanager
     async def exec(self, target: Target, request: Request) -> AsyncIterator[Exec]:  # type: ignore[override]
@@ -70,7 +70,7 @@ class House:
         self.metrics = Metrics()
         self.gateway = Gateway(
             policy=Policy([GrantSettings(users=("alice",), stacks=("*",))]),
-            targets=Targets({"memory": self.containers}, [], default="memory"),
+            targets=Targets({"memory": self.containers}, [], lambda _: "memory"),
             sessions=self.sessions,
             transcripts=self.transcripts,
             runtimes={"memory": self.containers},
