@@ -108,7 +108,10 @@ class Targets:
         found = await runtime.find(stack, name.service, name.container)
         replica = name.replica()
         if not found and replica is not None:
-            found = _pick_replica(stack, await runtime.find(stack, replica[0], name.container), *replica)
+            found = _pick_replica(stack, await runtime.find(stack, replica[0]), *replica)
+            if found and name.container is not None:
+                inside = await runtime.find(stack, replica[0], name.container)
+                found = [target for target in inside if _replica(target) == _replica(found[0])]
         if not found and name.container is not None:
             await self._refuse_container(runtime, stack, name)
         if not found:
@@ -208,6 +211,10 @@ def _pick_replica(stack: str, found: list[Target], service: str, number: int) ->
         words = f"{len(found)} replicas" if len(found) > 1 else "1 replica"
         raise NoSuchTarget(f"{service}@{stack} has {words} and no number {number}", f"{service}.1@{stack} is the first")
     return found[number - 1 : number]
+
+
+def _replica(target: Target) -> str:
+    return target.pod_name or target.container_id
 
 
 def _endpoint(text: str) -> tuple[object, int | None]:

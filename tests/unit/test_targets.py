@@ -43,7 +43,7 @@ def only(*allowed: tuple[str, str]) -> Callable[[str, str], bool]:
 
 
 def targets(runtime: Runtime, *stacks: StackSettings) -> Targets:
-    return Targets({"default": runtime}, stacks, lambda stack: "default")
+    return Targets({"default": runtime}, stacks, lambda _: "default")
 
 
 @pytest.mark.parametrize(
