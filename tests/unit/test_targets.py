@@ -20,7 +20,7 @@ ALICE = Identity("alice", "SHA256:x", "192.0.2.7")
 
 def container(stack: str, service: str, number: int = 1) -> Target:
     name = f"{stack}-{service}-{number}"
-    return Target("memory", stack, service, f"id-{name}", name)
+    return Target("memory", stack, service, f"id-{name}", name, containers=(name,))
 
 
 SHOP = [
