@@ -100,6 +100,7 @@ async def serve(
         transcripts=transcripts,
         runtimes=adapters,
         metrics=metrics,
+        limits=settings.sessions,
         notice=settings.ssh.notice,
     )
     server = SshServer(settings.ssh, keyring, gateway, metrics)

@@ -93,6 +93,8 @@ class SessionsSettings(_Section):
 
     per_service: int = Field(default=15, ge=1)
     per_user: int = Field(default=30, ge=1)
+    idle_timeout: Seconds = Field(default=900, description="of terminals: nothing typed and nothing shown; 0 is never")
+    max_duration: Seconds = Field(default=28800, description="0 is never")
 
 
 class AuditSettings(_Section):

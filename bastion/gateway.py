@@ -8,6 +8,7 @@ from typing import Protocol
 
 import structlog
 
+from bastion.config import SessionsSettings
 from bastion.errors import BastionError
 from bastion.log import session_line
 from bastion.metrics import Metrics
@@ -16,6 +17,7 @@ from bastion.policy import Policy
 from bastion.relay import Channel, relay
 from bastion.runtimes import Runtime
 from bastion.sessions import LiveSession, Sessions
+from bastion.sessions.timers import timed
 from bastion.targets import Targets
 from bastion.transcripts import Transcripts
 
@@ -50,6 +52,7 @@ class Gateway:
         transcripts: Transcripts,
         runtimes: Mapping[str, Runtime],
         metrics: Metrics,
+        limits: SessionsSettings,
         notice: bool,
     ) -> None:
         self._policy = policy
@@ -58,6 +61,7 @@ class Gateway:
         self._transcripts = transcripts
         self._runtimes = runtimes
         self._metrics = metrics
+        self._limits = limits
         self._notice = notice
 
     async def serve(self, identity: Identity, request: Request, local_address: str, channel: Door) -> None:
@@ -116,7 +120,13 @@ class Gateway:
                         )
                         session.update(state="active", started_at=now())
                         self._greet(channel, request, target)
-                        status = await relay(channel, program, session, recorder.record)
+                        async with timed(
+                            session,
+                            idle=self._limits.idle_timeout if request.terminal else 0,
+                            longest=self._limits.max_duration,
+                            warn=channel.say,
+                        ):
+                            status = await relay(channel, program, session, recorder.record)
                     session.update(exit_status=status.status, reason="the program ended")
                     channel.exit(status)
                 except Exception as error:
@@ -135,7 +145,8 @@ class Gateway:
 
     def _greet(self, channel: Door, request: Request, target: Target) -> None:
         if self._notice and request.terminal is not None and request.kind == "shell":
-            channel.say(f"bastion: session {request.uid} in {target.container_name} is recorded")
+            pod = f"{target.pod_name}+" if target.pod_name else ""  # as one may write it in a name
+            channel.say(f"bastion: session {request.uid} in {pod}{target.container_name} is recorded")
 
     def _account(self, live: LiveSession, request: Request, seconds: float) -> None:
         self._metrics.session_ended(live.session, bytes_in=live.bytes_in, bytes_out=live.bytes_out)

@@ -13,13 +13,15 @@ from bastion.model import STDIN, Data, Event, Identity, Request, Session, Target
 class LiveSession:
     """One session while it lives: its record, its traffic, and the one way to end it.
 
-    `bytes_in` counts what the client sent, `bytes_out` what the container sent.
+    `bytes_in` counts what the client sent, `bytes_out` what the container sent; `active_at` is when anything last went
+    either way, on the event loop's clock.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.bytes_in = 0
         self.bytes_out = 0
+        self.active_at = asyncio.get_running_loop().time()
         self._reason: BastionError | None = None
         self._task: asyncio.Task[object] | None = None
 
@@ -28,7 +30,8 @@ class LiveSession:
         self.session = self.session.model_copy(update=changes)
 
     def count(self, event: Event) -> None:
-        """Add the event's bytes to the session's traffic."""
+        """Add the event's bytes to the session's traffic, and note when it was."""
+        self.active_at = asyncio.get_running_loop().time()
         if isinstance(event, Data):
             if event.stream == STDIN:
                 self.bytes_in += len(event.payload)

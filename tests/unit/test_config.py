@@ -32,6 +32,8 @@ OTHER: dict[str, Any] = {
     "keys.home": "/etc/bastion/keys",
     "sessions.per_service": 3,
     "sessions.per_user": 4,
+    "sessions.idle_timeout": "1m",
+    "sessions.max_duration": "1h",
     "audit.directory": "/var/lib/bastion/transcripts",
     "audit.recipients": ["age1xyz"],
     "audit.input": "all",

@@ -75,6 +75,7 @@ class House:
             transcripts=self.transcripts,
             runtimes={"memory": self.containers},
             metrics=self.metrics,
+            limits=SessionsSettings(),
             notice=False,
         )
         self.server = SshServer(settings, self.keyring, self.gateway, self.metrics)
