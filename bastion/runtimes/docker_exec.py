@@ -18,6 +18,8 @@ _NEVER_RAN: Final = (b"OCI runtime exec failed", b"unable to find user", b"no ma
 _NEVER_RAN_LIMIT: Final = 4096
 _KILLED: Final = 137
 _POLLS: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.5, 0.5, 0.5)
+_STARTING: Final = 40  # looks at a program that has no pid yet
+_ENDED: Final = (0.0, 0.02, 0.05, 0.1, 0.2)
 
 _log = structlog.get_logger(__name__)
 
@@ -30,6 +32,29 @@ class Calls:
     container: Callable[[], Awaitable[str | None]]
     resize: Callable[[int, int], Awaitable[None]]
     signal: Callable[[str], Awaitable[None]]
+
+
+class Inspected:
+    """The session's program by what the engine says of its exec, for the ending of the rest."""
+
+    def __init__(self, state: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self._state = state
+
+    async def started(self) -> None:
+        """Wait until the program has a pid or has ended."""
+        for _ in range(_STARTING):
+            found = await self._state()
+            if found.get("Pid") or found.get("ExitCode") is not None:
+                return
+            await asyncio.sleep(0.05)
+
+    async def has_ended(self) -> bool:
+        """Say whether the program is over, after a moment in which it may be."""
+        for pause in _ENDED:
+            await asyncio.sleep(pause)
+            if not (await self._state()).get("Running"):
+                return True
+        return False
 
 
 class DockerExec:
