@@ -17,6 +17,7 @@ SIGNALS: Final = frozenset(
 
 PROBE: Final = ("sh", "-c", "command -v bash >/dev/null 2>&1 && echo bash || echo sh")
 
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BOURNE: Final = frozenset({"ash", "bash", "dash", "sh"})
 
 TICK: Final = 0.1  # seconds between two lines on the ending script's standard input
@@ -140,6 +141,41 @@ echo $found
 """
 )
 
+# Say whether the program itself, the marked process that has no parent in here, is over. One whose environment may not
+# be read could be it.
+_LOOK: Final = (
+    _MARKED
+    + r"""
+alone() {
+    stat "$1"
+    set -- $text
+    [ $# -ge 2 ] && [ "$2" -eq 0 ] || return 1
+    case $1 in [ZX]) return 1 ;; esac
+}
+for environ in $(marked); do
+    alone "${environ%/environ}" && { echo running; exit; }
+done
+for folder in /proc/[0-9]*; do
+    [ "$folder" = /proc/1 ] || [ -r "$folder/environ" ] || ! alone "$folder" || { echo running; exit; }
+done
+echo ended
+"""
+)
+
+# Become a program with more in its environment, at a terminal of a size, in a folder. `command` keeps a shell alive
+# whose own read-only variable is named.
+_START: Final = r"""
+[ -z "$1" ] || stty rows "$1" cols "$2" 2>/dev/null
+[ -z "$3" ] || cd "$3" 2>/dev/null
+shift 3
+while [ "$1" != -- ]; do
+    command export "$1" 2>/dev/null
+    shift
+done
+shift
+exec "$@"
+"""
+
 
 def command_line(shell: str, request: Request) -> tuple[str, ...]:
     """Return what to run: the shell alone, or with the user's string, whole, as the one argument after `-c`.
@@ -175,6 +211,19 @@ def sized(arguments: Iterable[str], columns: int, rows: int) -> tuple[str, ...]:
     return (words[0], "-c", script, words[0], str(rows), str(columns), *words)
 
 
+def started(shell: str, request: Request, arguments: Iterable[str], folder: str = "") -> tuple[str, ...]:
+    """Return the command line by which `shell`, a Bourne shell, becomes `arguments`, for an engine that sets nothing.
+
+    It sets the request's `environment`, the terminal's size, and goes to `folder` where it can be entered. Variables
+    are arguments, never text of the script; those whose names no shell can set are left out.
+    """
+    size = request.terminal
+    rows, columns = (str(size.rows), str(size.columns)) if size and size.rows > 0 and size.columns > 0 else ("", "")
+    variables = environment(request)
+    pairs = [f"{name}={value}" for name, value in variables.items() if _VARIABLE.fullmatch(name)]
+    return (shell, "-c", _START.strip(), shell, rows, columns, folder, *pairs, "--", *arguments)
+
+
 def environment(request: Request) -> dict[str, str]:
     """Return what the environment has beside the container's own; the marker is ours whatever the client sent."""
     term = {"TERM": request.terminal.term} if request.terminal else {}
@@ -193,6 +242,11 @@ def ending(shell: str, uid: str) -> tuple[str, ...]:
     could not end, or `other` when there are processes that its user may not look into, and nothing when all is done.
     """
     return (shell, "-c", _ENDING, "bastion", checked(uid))
+
+
+def looking(shell: str, uid: str) -> tuple[str, ...]:
+    """Return the command that prints `ended` when the program of session `uid` is over, and `running` otherwise."""
+    return (shell, "-c", _LOOK, "bastion", checked(uid))
 
 
 def signalling(shell: str, uid: str, signal: str) -> tuple[str, ...]:
