@@ -16,11 +16,12 @@ import structlog
 from bastion.errors import ContainerEnded, NoShell, RuntimeFailed
 from bastion.model import Request, Target
 from bastion.runtimes import docker_targets, shell
-from bastion.runtimes.docker_end import end_all
+from bastion.runtimes.dialling import ExecConnection, by_exec
 from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint, unreachable
-from bastion.runtimes.docker_exec import Calls, DockerExec
+from bastion.runtimes.docker_exec import Calls, DockerExec, Inspected
 from bastion.runtimes.docker_stream import ExecStream, StartRefused, StreamBroken
 from bastion.runtimes.docker_watch import Watch
+from bastion.runtimes.ending import end_all
 
 _THREADS: Final = 16
 _REMEMBERED: Final = 4096  # containers whose shell we know
@@ -108,12 +109,25 @@ class DockerRuntime:
                 if may_run and not running.container_ended:
                     run = functools.partial(self._run, target, paced=True)
                     ending = asyncio.create_task(
-                        end_all(target, shell.ending(scripts, request.uid), request.uid, state=calls.state, run=run),
+                        end_all(
+                            target,
+                            shell.ending(scripts, request.uid),
+                            request.uid,
+                            program=Inspected(calls.state),
+                            run=run,
+                            users=(target.user, "0"),
+                        ),
                         name=f"end {request.uid}",
                     )
                     self._endings.add(ending)
                     ending.add_done_callback(self._endings.discard)
                     await asyncio.shield(ending)
+
+    @asynccontextmanager
+    async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[ExecConnection]:
+        """Connect by a helper of the image's own; see the port."""
+        async with by_exec(self.exec, target, host, port) as connection:
+            yield connection
 
     async def faults(self) -> list[RuntimeFailed]:
         """Find none: what answers can run sessions."""

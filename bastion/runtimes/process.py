@@ -20,6 +20,7 @@ import structlog
 from bastion.errors import ConfigurationError, NoShell, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Request, Resize, Signal, Target
 from bastion.runtimes import shell
+from bastion.runtimes.dialling import SocketConnection, by_socket
 from bastion.runtimes.process_end import end_all
 
 _PIECE: Final = 64 * 1024
@@ -82,6 +83,12 @@ class ProcessRuntime:
         finally:
             running.close()
             await asyncio.shield(self._end(request.uid, running))
+
+    @asynccontextmanager
+    async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[SocketConnection]:
+        """Connect from this machine; see the port."""
+        async with by_socket(host, port, target.container_name) as connection:
+            yield connection
 
     async def faults(self) -> list[RuntimeFailed]:
         """Find none: what answers can run sessions."""

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from bastion.errors import RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Request, Target
+from bastion.runtimes.dialling import SocketConnection, by_socket
 
 
 class MemoryExec:
@@ -63,6 +64,11 @@ class MemoryRuntime:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+    @asynccontextmanager
+    async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[SocketConnection]:
+        async with by_socket(host, port, target.container_name) as connection:
+            yield connection
 
     async def faults(self) -> list[RuntimeFailed]:
         return []
