@@ -225,6 +225,16 @@ class Settings(BaseSettings):
             raise ValueError(f"has more than one entry for {', '.join(doubled)}")
         return value
 
+    @model_validator(mode="after")
+    def _each_namespace_once(self) -> "Settings":
+        """Refuse a second stack for one namespace: its services would have twice the sessions that the limits allow."""
+        mapped: dict[tuple[str, str], str] = {}
+        for entry in self.stacks:
+            place = (self.engine_of(entry.name), entry.namespace or entry.name)
+            if place[0].startswith(KUBERNETES) and mapped.setdefault(place, entry.name) != entry.name:
+                raise ValueError(f"stacks: {mapped[place]} and {entry.name} are both the namespace {place[1]}")
+        return self
+
     def engine_of(self, stack: str) -> str:
         """Return the engine that a stack is looked for on: a Docker Engine's host, or `kubernetes:CONTEXT`.
 
@@ -336,7 +346,7 @@ def _problems(error: ValidationError, path: Path | None) -> list[str]:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
         variable = _PREFIX + "__".join(str(part) for part in parts[:2]).upper()
         where = f"{variable}: " if variable in os.environ else f"{path}: " if path else ""
-        lines.append(f"{where}{key}: {_words(problem)}")
+        lines.append(where + ": ".join(filter(None, (key, _words(problem)))))
     return lines
 
 

@@ -5,22 +5,24 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bastion.config import GrantSettings, Settings, StackSettings, load, locate
+from bastion.config import GrantSettings,
+    GroupSettings, Settings, StackSettings, load, locate
 from bastion.errors import ConfigurationError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECTIONS: dict[str, type[BaseModel]] = {
-    name: field.annotation
+    name: model
     for name, field in Settings.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    for model in (field.annotation, *(() if get_origin(field.annotation) is tuple else get_args(field.annotation)))
+    if isinstance(model, type) and issubclass(model, BaseModel)
 }
-TABLES: dict[str, type[BaseModel]] = {"stacks": StackSettings, "grants": GrantSettings}
+TABLES: dict[str, type[BaseModel]] = {"stacks": StackSettings, "groups": GroupSettings, "grants": GrantSettings}
 OTHER: dict[str, Any] = {
     "ssh.listen": ["0.0.0.0:22", "[::]:22"],
     "ssh.login_grace": "1.5m",
@@ -40,10 +42,14 @@ OTHER: dict[str, Any] = {
     "audit.stream_limit": "1KiB",
     "api.listen": "unix:/tmp/other.sock",
     "docker.host": "tcp://127.0.0.1:2375",
+    "kubernetes.kubeconfig": "/etc/bastion/kubeconfig",
+    "kubernetes.context": "production",
     "log.format": "console",
     "log.level": "debug",
 }
-REQUIRED: dict[str, dict[str, Any]] = {"stacks": {"name": "x"}, "grants": {"users": ["x"], "stacks": ["x"]}}
+REQUIRED: dict[str, dict[str, Any]] = {"stacks": {"name": "x"}, "grants": {"users": ["x"], "groups": ["y"], "stacks": ["x"]},
+    "groups": {"name": "y", "users": ["x"]},
+}
 OPTIONS = [f"{section}.{option}" for section, model in SECTIONS.items() for option in model.model_fields]
 
 
@@ -62,7 +68,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def at(settings: Settings, option: str) -> object:
     section, _, key = option.partition(".")
-    return getattr(getattr(settings, section), key)
+    return getattr(getattr(settings, section), key, None)  # a section that there may be none of: its options are None
 
 
 def documented() -> dict[str, dict[str, str]]:
@@ -127,8 +133,9 @@ def test_environment_wins(option: str, tmp_path: Path, monkeypatch: pytest.Monke
     variable = f"BASTION_{section}__{key}".upper()
     monkeypatch.setenv(variable, value if isinstance(value, str) else json.dumps(value))
     assert at(load(None), option) == from_file
-    monkeypatch.setenv(variable, documented()[section][key].strip('`"'))
-    assert at(load(file), option) == plain
+    if plain is not None:  # nothing in the environment says None
+        monkeypatch.setenv(variable, documented()[section][key].strip('`"'))
+        assert at(load(file), option) == plain
 
 
 def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +160,33 @@ def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[[stacks]]\nname = 'a'\n[[stacks]]\nname = 'a'", "stacks: has more than one entry for a"),
         ("[[stacks]]\nname = 'a'\nshell = 'sh'", "stacks[0].shell: must be an absolute path"),
         ("[[stacks]]\nname = 'a'\nruntime = 'process'", 'stacks[0].runtime: must be "docker"'),
+        ("[[stacks]]\nname = 'a'\nnamespace = 'Prod'", "stacks[0].namespace: is no namespace: lower-case letters"),
+        ("[[stacks]]\nname = 'a'\nnamespace = '../x'", "stacks[0].namespace: is no namespace"),
+        ("[[stacks]]\nname = 'a'\ncontext = ''", "stacks[0].context: must not be empty"),
+        ("[[stacks]]\nname = 'a'\ntoolbox = ''", "stacks[0].toolbox: must not be empty"),
+        (
+            "[[stacks]]\nname = 'a'\nruntime = 'docker'\nnamespace = 'b'",
+            "stacks[0]: namespace is for stacks of kubernetes",
+        ),
+        (
+            "[[stacks]]\nname = 'a'\nruntime = 'kubernetes'\nhost = 'tcp://b:1'",
+            "stacks[0]: host is for stacks of docker",
+        ),
+        ("[[stacks]]\nname = 'a'\nruntime = 'kubernetes'\nuser = 'app'", "stacks[0]: user is for stacks of docker"),
+        (
+            "[[stacks]]\nname = 'a'\nhost = 'tcp://b:1'\ncontext = 'c'",
+            "stacks[0]: host is for stacks of docker, context for those of kubernetes",
+        ),
+        (
+            "[[stacks]]\nname = 'a'\nnamespace = 'prod'\n[[stacks]]\nname = 'b'\nnamespace = 'prod'",
+            "stacks: a and b are both the namespace prod",
+        ),
+        (
+            "[kubernetes]\n[[stacks]]\nname = 'prod'\n[[stacks]]\nname = 'b'\nnamespace = 'prod'",
+            "stacks: prod and b are both the namespace prod",
+        ),
+        ("[kubernetes]\ncontext = ''", "kubernetes.context: must not be empty"),
+        ("[kubernetes]\nnamespace = 'a'", "kubernetes.namespace: unknown key"),
         ("stacks = 3", "stacks: must be a list"),
         ("stacks = [3]", "stacks[0]: must be a table"),
         ("ssh = 3", "ssh: must be a table"),
@@ -251,6 +285,62 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     settings = load(written(tmp_path / "etc", "[keys]\nhome = 'k'\n[audit]\ndirectory = '/t'\n"))
     assert settings.keys.home == tmp_path / "etc" / "k"
     assert settings.audit.directory == Path("/t")
+
+
+ENGINES = "[docker]\nhost = 'unix:///d'\n"
+CLUSTER = "[kubernetes]\ncontext = 'k'\n"
+A_STACK = "[[stacks]]\nname = 'a'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "engine", "default"),
+    [
+        ("", "unix:///var/run/docker.sock", "unix:///var/run/docker.sock"),
+        (ENGINES, "unix:///d", "unix:///d"),
+        ("[kubernetes]\n", "kubernetes:", "kubernetes:"),
+        (CLUSTER, "kubernetes:k", "kubernetes:k"),
+        (ENGINES + CLUSTER, "unix:///d", "unix:///d"),
+        (ENGINES + CLUSTER + A_STACK, "unix:///d", "unix:///d"),
+        (ENGINES + CLUSTER + A_STACK + "runtime = 'kubernetes'", "kubernetes:k", "unix:///d"),
+        (ENGINES + CLUSTER + A_STACK + "context = 'l'", "kubernetes:l", "unix:///d"),
+        (ENGINES + CLUSTER + A_STACK + "namespace = 'n'", "kubernetes:k", "unix:///d"),
+        (ENGINES + CLUSTER + A_STACK + "toolbox = 'busybox'", "kubernetes:k", "unix:///d"),
+        (CLUSTER + A_STACK + "runtime = 'docker'", "unix:///var/run/docker.sock", "kubernetes:k"),
+        (CLUSTER + A_STACK + "host = 'tcp://h:1'", "tcp://h:1", "kubernetes:k"),
+        (CLUSTER + A_STACK + "user = 'app'", "kubernetes:k", "kubernetes:k"),
+        (A_STACK + "runtime = 'kubernetes'", "kubernetes:", "unix:///var/run/docker.sock"),
+        (A_STACK + "context = 'l'", "kubernetes:l", "unix:///var/run/docker.sock"),
+    ],
+)
+def test_engine_of_a_stack(text: str, engine: str, default: str, tmp_path: Path) -> None:
+    """A stack is on the engine its entry names; the rest on the cluster when [docker] is not there, else Docker."""
+    settings = load(written(tmp_path, text))
+    assert settings.engine_of("a") == engine
+    assert settings.engine_of("another") == default
+
+
+def test_one_namespace_on_two_clusters_is_two(tmp_path: Path) -> None:
+    """The same namespace of another context is another place."""
+    settings = load(
+        written(
+            tmp_path,
+            f"{A_STACK}context = 'k'\nnamespace = 'prod'\n"
+            "[[stacks]]\nname = 'b'\ncontext = 'l'\nnamespace = 'prod'\n[[stacks]]\nname = 'prod'\n",
+        )
+    )
+    assert [settings.engine_of(name) for name in ("a", "b")] == ["kubernetes:k", "kubernetes:l"]
+
+
+def test_kubeconfig_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative kubeconfig lies beside the file, `~` is the home, and none stays none."""
+    monkeypatch.setenv("HOME", "/home/bastion")
+    for text, path in (("'kube/config'", tmp_path / "kube/config"), ("'~/config'", Path("/home/bastion/config"))):
+        settings = load(written(tmp_path, f"[kubernetes]\nkubeconfig = {text}\n"))
+        assert settings.kubernetes is not None
+        assert settings.kubernetes.kubeconfig == path
+    settings = load(written(tmp_path, "[kubernetes]\n"))
+    assert settings.kubernetes is not None
+    assert settings.kubernetes.kubeconfig is None
 
 
 def test_file_is_located_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
