@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -33,6 +42,7 @@ _TOML_WORDS = {
     "float_type": "must be a number",
     "float_parsing": "must be a number",
     "finite_number": "must be a finite number",
+    "timezone_aware": "needs a time zone, such as 2026-12-31T18:00:00Z",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
 }
@@ -185,14 +195,31 @@ class StackSettings(_Section):
         return self
 
 
+class GroupSettings(_Section):
+    """Users under one name, for grants."""
+
+    name: str = Field(min_length=1)
+    users: Words
+
+
 class GrantSettings(_Section):
     """These users may do this in these services of these stacks; `*` and `?` are wildcards."""
 
-    users: Words
+    users: Words = ()
+    groups: Words = ()
     stacks: Words
     services: Words = ("*",)
     allow: tuple[Permission, ...] = ("shell", "exec")
+    command: Words = Field(default=(), description="the only commands that exec may run")
     user: str | None = Field(default=None, description="the container user that programs run as")
+    expires: AwareDatetime | None = None
+    max_sessions: int | None = Field(default=None, ge=1, description="sessions by this grant at a time")
+
+    @model_validator(mode="after")
+    def _of_somebody(self) -> "GrantSettings":
+        if not self.users and not self.groups:
+            raise ValueError("needs users or groups")
+        return self
 
 
 class Settings(BaseSettings):
@@ -215,12 +242,21 @@ class Settings(BaseSettings):
     kubernetes: KubernetesSettings | None = None
     log: LogSettings = LogSettings()
     stacks: tuple[StackSettings, ...] = ()
+    groups: tuple[GroupSettings, ...] = ()
     grants: tuple[GrantSettings, ...] = ()
 
-    @field_validator("stacks")
+    @model_validator(mode="after")
+    def _groups_are_there(self) -> "Settings":
+        names = {group.name for group in self.groups}
+        for number, grant in enumerate(self.grants):
+            if strangers := sorted(set(grant.groups) - names):
+                raise ValueError(f"grants[{number}].groups: there is no group {strangers[0]}")
+        return self
+
+    @field_validator("stacks", "groups")
     @classmethod
-    def _each_once(cls, value: tuple[StackSettings, ...]) -> tuple[StackSettings, ...]:
-        names = [stack.name for stack in value]
+    def _each_once(cls, value: tuple[StackSettings | GroupSettings, ...]) -> tuple[StackSettings | GroupSettings, ...]:
+        names = [entry.name for entry in value]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"has more than one entry for {', '.join(doubled)}")
         return value

@@ -1,15 +1,16 @@
 """The life of one session, top to bottom: authorise, find, register, record, run, relay, explain."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
 
-from bastion.config import SessionsSettings
-from bastion.errors import BastionError
+from bastion.config import GrantSettings, SessionsSettings
+from bastion.errors import BastionError, Refused, SessionEnded
 from bastion.log import session_line
 from bastion.metrics import Metrics
 from bastion.model import Exit, Identity, Request, Target, now
@@ -20,6 +21,8 @@ from bastion.sessions import LiveSession, Sessions
 from bastion.sessions.timers import timed
 from bastion.targets import Targets
 from bastion.transcripts import Transcripts
+
+GRANT_CHECK_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -40,43 +43,66 @@ class Door(Channel, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration says of who may do what where, and how long: all of it replaced at once by a reload."""
+
+    policy: Policy
+    targets: Targets
+    limits: SessionsSettings
+    notice: bool
+
+
 class Gateway:
     """Turns a request of a known person into a session in a container."""
 
     def __init__(
         self,
+        rules: Rules,
         *,
-        policy: Policy,
-        targets: Targets,
         sessions: Sessions,
         transcripts: Transcripts,
         runtimes: Mapping[str, Runtime],
         metrics: Metrics,
-        limits: SessionsSettings,
-        notice: bool,
     ) -> None:
-        self._policy = policy
-        self._targets = targets
+        self._rules = rules
         self._sessions = sessions
         self._transcripts = transcripts
         self._runtimes = runtimes
         self._metrics = metrics
-        self._limits = limits
-        self._notice = notice
+        self._granted: dict[LiveSession, tuple[Identity, Request, Target]] = {}
+
+    def replace_rules(self, rules: Rules) -> None:
+        """Judge by new rules from now on; sessions that they do not allow are ended."""
+        self._rules = rules
+        self._sessions.limits = rules.limits
+        self._review()
+
+    async def watch_grants(self) -> None:
+        """For ever: end the sessions whose grant has expired."""
+        while True:
+            await asyncio.sleep(GRANT_CHECK_SECONDS)
+            self._review()
 
     async def serve(self, identity: Identity, request: Request, local_address: str, channel: Door) -> None:
         """Carry the request out, or tell the client in one line why not and in the next what to do."""
         try:
-            target = await self.find(identity, request, local_address)
-            async with self._sessions.open(identity, request, target) as session:
-                await self._run(session, request, target, channel)
+            asked, target, grant = await self.find(identity, request, local_address)
+            async with self._sessions.open(identity, request, target, grant) as session:
+                self._granted[session] = identity, asked, target
+                try:
+                    await self._run(session, request, target, channel)
+                finally:
+                    del self._granted[session]
         except Exception as error:
             refusal = _known(error, request.uid)
             explain(channel, refusal, request.uid)
             await self._record_refusal(identity, request, refusal)
 
-    async def find(self, identity: Identity, request: Request, local_address: str) -> Target:
-        """Authorise the request, then find the one container it means.
+    async def find(
+        self, identity: Identity, request: Request, local_address: str
+    ) -> tuple[Request, Target, GrantSettings]:
+        """Authorise the request, then find the one container it means; return them, the name with its stack, and why.
 
         Raises:
             Refused: policy says no.
@@ -85,28 +111,38 @@ class Gateway:
         """
 
         def may_enter(stack: str, service: str) -> bool:
-            return self._policy.may_enter(identity, stack, service)
+            return rules.policy.may_enter(identity, stack, service)
 
-        name = await self._targets.choose_stack(
+        rules = self._rules
+        name = await rules.targets.choose_stack(
             request.name,
             identity,
             local_address,
             request.environment,
             may_enter,
-            literal_stacks=self._policy.literal_stacks(identity),
+            literal_stacks=rules.policy.literal_stacks(identity),
         )
         asked = replace(request, name=name)
-        self._policy.authorize(identity, asked)
-        target = await self._targets.resolve(name, may_enter)
+        rules.policy.authorize(identity, asked)
+        target = await rules.targets.resolve(name, may_enter)
         # Again, since the name may have been a container's of a service that another grant is about.
-        grant = self._policy.authorize(identity, asked, target)
-        self._policy.admit(target)
-        return replace(target, user=grant.user or target.user)
+        grant = rules.policy.authorize(identity, asked, target)
+        rules.policy.admit(target)
+        return asked, replace(target, user=grant.user or target.user), grant
+
+    def _review(self) -> None:
+        for session, (identity, asked, target) in list(self._granted.items()):
+            try:
+                self._rules.policy.authorize(identity, asked, target)
+                self._rules.policy.admit(target)
+            except Refused as refusal:
+                session.end(SessionEnded(f"the grant for this session is gone: {refusal.public}", refusal.hint))
 
     async def _run(self, session: LiveSession, request: Request, target: Target, channel: Door) -> None:
         began = time.monotonic()
         told: Exception | None = None
         channel.when_ended(session.end)
+        limits = self._rules.limits
         try:
             async with AsyncExitStack() as cleanup:
                 try:
@@ -122,8 +158,8 @@ class Gateway:
                         self._greet(channel, request, target)
                         async with timed(
                             session,
-                            idle=self._limits.idle_timeout if request.terminal else 0,
-                            longest=self._limits.max_duration,
+                            idle=limits.idle_timeout if request.terminal else 0,
+                            longest=limits.max_duration,
                             warn=channel.say,
                         ):
                             status = await relay(channel, program, session, recorder.record)
@@ -144,7 +180,7 @@ class Gateway:
             self._account(session, request, time.monotonic() - began)
 
     def _greet(self, channel: Door, request: Request, target: Target) -> None:
-        if self._notice and request.terminal is not None and request.kind == "shell":
+        if self._rules.notice and request.terminal is not None and request.kind == "shell":
             pod = f"{target.pod_name}+" if target.pod_name else ""  # as one may write it in a name
             channel.say(f"bastion: session {request.uid} in {pod}{target.container_name} is recorded")
 

@@ -1,24 +1,39 @@
 """May this person do this there? Pure: answers from the grants and the key's own bounds, and asks nobody."""
 
-from collections.abc import Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, get_args
 
-from bastion.config import GrantSettings, Permission, StackSettings
+from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
 from bastion.model import Identity, Request, Target
 
 SHOWN: Final = 20  # grants named in a hint
+_PLAIN: Final = r"[A-Za-z0-9 _./:=,@%+-]"  # means nothing to a shell
 _ASK = "ask whoever runs this bastion for a grant"
 _VERBS: Final[dict[Permission, str]] = {"shell": "open a shell", "exec": "run a command"}
 
 
 class Policy:
-    """The grants and what the stacks allow, as configured; a user may do what the first matching grant says."""
+    """The grants and what the stacks allow, as configured; a user may do what the first matching grant says.
 
-    def __init__(self, grants: Sequence[GrantSettings], stacks: Sequence[StackSettings] = ()) -> None:
+    `clock` gives the present in seconds since the epoch, for grants that expire.
+    """
+
+    def __init__(
+        self,
+        grants: Sequence[GrantSettings],
+        stacks: Sequence[StackSettings] = (),
+        groups: Sequence[GroupSettings] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._grants = tuple(grants)
+        self._members = {group.name: group.users for group in groups}
         self._privileged = frozenset(stack.name for stack in stacks if stack.allow_privileged)
+        self._clock = clock
 
     def authorize(self, identity: Identity, request: Request, target: Target | None = None) -> GrantSettings:
         """Return the first grant that allows the request; `request.name.stack` is known by then.
@@ -37,10 +52,41 @@ class Policy:
         words = f"{request.name.service}@{stack}"
         if not any(_key_fits(identity, stack, service) for service in services):
             raise Refused(f"this key is not for {words}", f"it is for {_key_bounds(identity)} only")
-        for grant in self._grants_of(identity):
-            if permission in grant.allow and any(_covers(identity, grant, stack, service) for service in services):
+        fitting = [
+            grant
+            for grant in self._grants_of(identity)
+            if permission in grant.allow and any(_covers(identity, grant, stack, service) for service in services)
+        ]
+        for grant in fitting:
+            if permission != "exec" or not grant.command or _is_one_of(request.command or "", grant.command):
                 return grant
+        if fitting:
+            commands = list(dict.fromkeys(pattern for grant in fitting for pattern in grant.command))
+            raise Refused(
+                f"no grant lets {identity.user} run that command in {words}",
+                f"you may run: {'; '.join(commands[:SHOWN])}",
+            )
         raise Refused(f"no grant lets {identity.user} {_VERBS[permission]} in {words}", self._explain(identity))
+
+    def verdicts(self, user: str, stack: str, service: str) -> dict[Permission, int | None]:
+        """Return for each permission the number of the first grant, from 0, that gives it; None where none does.
+
+        What the key's own line forbids is not looked at.
+        """
+        identity = Identity(user, "", "")
+        return {
+            permission: next(
+                (
+                    number
+                    for number, grant in enumerate(self._grants)
+                    if permission in grant.allow
+                    and self._is_for(grant, user)
+                    and _covers(identity, grant, stack, service)
+                ),
+                None,
+            )
+            for permission in get_args(Permission)
+        }
 
     def admit(self, target: Target) -> None:
         """Let only those containers be entered that are not as good as the host, unless their stack says otherwise.
@@ -68,7 +114,13 @@ class Policy:
         return None if any(wildcard in stack for stack in stacks for wildcard in "*?") else stacks
 
     def _grants_of(self, identity: Identity) -> Iterator[GrantSettings]:
-        return (grant for grant in self._grants if _matches(identity.user, grant.users))
+        return (grant for grant in self._grants if self._is_for(grant, identity.user))
+
+    def _is_for(self, grant: GrantSettings, user: str) -> bool:
+        if grant.expires is not None and self._clock() >= grant.expires.timestamp():
+            return False
+        groups = (self._members.get(group, ()) for group in grant.groups)
+        return _matches(user, grant.users) or any(_matches(user, members) for members in groups)
 
     def _explain(self, identity: Identity) -> str:
         """Say what the user may do instead."""
@@ -112,6 +164,16 @@ def _covers(identity: Identity, grant: GrantSettings, stack: str, service: str) 
 
 def _key_fits(identity: Identity, stack: str, service: str) -> bool:
     return identity.key_stack in {None, stack} and identity.key_service in {None, service}
+
+
+def _is_one_of(command: str, patterns: Sequence[str]) -> bool:
+    """Compare a command with patterns; what a wildcard stands for may hold nothing that means something to a shell."""
+    return any(
+        re.fullmatch(
+            "".join(f"{_PLAIN}*" if c == "*" else _PLAIN if c == "?" else re.escape(c) for c in pattern), command
+        )
+        for pattern in patterns
+    )
 
 
 def _key_bounds(identity: Identity) -> str:

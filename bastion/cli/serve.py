@@ -1,15 +1,21 @@
 """`bastion serve`: run the server in the foreground."""
 
-from bastion.cli.options import ConfigOption, read_settings
+from bastion.cli.options import ConfigOption
 
 
 def serve(*, config: ConfigOption = None) -> None:
-    """Run the server until SIGTERM or SIGINT; `bastion check` says first what would stop it."""
+    """Run the server until SIGTERM or SIGINT; `bastion check` says first what would stop it.
+
+    SIGHUP, and a change of the file, read the configuration again: grants, groups, stacks and sessions count at once.
+    """
     import asyncio
 
     from bastion import log
+    from bastion.app import Reload
     from bastion.app import serve as run
+    from bastion.config import load, locate
 
-    settings = read_settings(config)
+    path = locate(config)
+    settings = load(path)
     log.configure(settings.log.format, settings.log.level)
-    asyncio.run(run(settings))
+    asyncio.run(run(settings, reload=Reload(path.absolute()) if path else None))

@@ -91,6 +91,10 @@ class Keyring:
         self._clock.load()
         self.refresh()
 
+    def now(self) -> float:
+        """Return the present in seconds since the epoch; it never goes back, whatever the wall clock does."""
+        return self._clock.now()
+
     def faults(self) -> "list[ConfigurationError]":
         """Return everything that keeps the key home from being used, each with the command that mends it."""
         folders = [self.home, self.home / "host", self.home / "signing"]

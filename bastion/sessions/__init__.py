@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from bastion.config import SessionsSettings
+from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, LimitReached, SessionEnded
 from bastion.model import STDIN, Data, Event, Identity, Request, Session, Target, now
 
@@ -17,8 +17,9 @@ class LiveSession:
     either way, on the event loop's clock.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, grant: GrantSettings | None = None) -> None:
         self.session = session
+        self.grant = grant
         self.bytes_in = 0
         self.bytes_out = 0
         self.active_at = asyncio.get_running_loop().time()
@@ -71,10 +72,10 @@ class LiveSession:
 
 
 class Sessions:
-    """All live sessions of this node, with their limits."""
+    """All live sessions of this node, with their limits, which may be replaced at any time."""
 
-    def __init__(self, settings: SessionsSettings, node: str) -> None:
-        self._settings = settings
+    def __init__(self, limits: SessionsSettings, node: str) -> None:
+        self.limits = limits
         self._node = node
         self._live: dict[str, LiveSession] = {}
         self._stopped: BastionError | None = None
@@ -109,17 +110,19 @@ class Sessions:
             return
 
     @asynccontextmanager
-    async def open(self, identity: Identity, request: Request, target: Target) -> AsyncIterator[LiveSession]:
+    async def open(
+        self, identity: Identity, request: Request, target: Target, grant: GrantSettings | None = None
+    ) -> AsyncIterator[LiveSession]:
         """Register a session for as long as the context lasts.
 
         Raises:
-            LimitReached: the service or the user has as many sessions as it may.
+            LimitReached: the service, the user or the grant has as many sessions as it may.
             BastionError: the reason that `end_all` was given.
         """
         if self._stopped is not None:
             raise self._stopped from None
-        self._take_place(identity, target)
-        live = LiveSession(_describe(identity, request, target, self._node))
+        self._take_place(identity, target, grant)
+        live = LiveSession(_describe(identity, request, target, self._node), grant)
         self._live[request.uid] = live
         self._empty.clear()
         try:
@@ -129,20 +132,25 @@ class Sessions:
             if not self._live:
                 self._empty.set()
 
-    def _take_place(self, identity: Identity, target: Target) -> None:
+    def _take_place(self, identity: Identity, target: Target, grant: GrantSettings | None) -> None:
         sessions = self.list()
         holders = Counter(s.user for s in sessions if (s.stack, s.service_name) == (target.stack, target.service))
-        limit = self._settings.per_service
+        limit = self.limits.per_service
         if holders.total() >= limit:
             names = ", ".join(f"{user} ({count})" for user, count in holders.most_common(10))
             raise LimitReached(
                 f"{target.service}@{target.stack} has {limit} sessions, and {limit} is its limit",
                 f"held by {names}; try again when one has ended",
             )
-        limit = self._settings.per_user
+        limit = self.limits.per_user
         if sum(s.user == identity.user for s in sessions) >= limit:
             raise LimitReached(
                 f"{identity.user} has {limit} sessions, and {limit} is the limit", "end one of them first"
+            )
+        limit = grant.max_sessions if grant is not None else None
+        if limit is not None and sum(live.grant == grant for live in self._live.values()) >= limit:
+            raise LimitReached(
+                f"your grant is good for {limit} sessions at a time, and they are taken", "end one of them first"
             )
 
 

@@ -11,8 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bastion.config import GrantSettings,
-    GroupSettings, Settings, StackSettings, load, locate
+from bastion.config import GrantSettings, GroupSettings, Settings, StackSettings, load, locate
 from bastion.errors import ConfigurationError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -47,7 +46,9 @@ OTHER: dict[str, Any] = {
     "log.format": "console",
     "log.level": "debug",
 }
-REQUIRED: dict[str, dict[str, Any]] = {"stacks": {"name": "x"}, "grants": {"users": ["x"], "groups": ["y"], "stacks": ["x"]},
+REQUIRED: dict[str, dict[str, Any]] = {
+    "stacks": {"name": "x"},
+    "grants": {"users": ["x"], "groups": ["y"], "stacks": ["x"]},
     "groups": {"name": "y", "users": ["x"]},
 }
 OPTIONS = [f"{section}.{option}" for section, model in SECTIONS.items() for option in model.model_fields]

@@ -1,11 +1,12 @@
 """Who may do what where: the grants, the key's own bounds, and containers that are as good as the host."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
 
-from bastion.config import GrantSettings, Permission, StackSettings
+from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
 from bastion.model import Identity, Name, Request, Target, Terminal
 from bastion.policy import SHOWN, Policy, may_have_terminal
@@ -225,3 +226,66 @@ def test_every_permission_is_no_other() -> None:
         policy = Policy([grant("alice", "shop", "*", permission)])
         assert allowed(policy, ALICE, ask("web@shop")) is (permission == "shell")
         assert allowed(policy, ALICE, ask("web@shop", "exec", "id")) is (permission == "exec")
+
+
+def test_group_is_its_users() -> None:
+    """A grant to a group is one to its users and to nobody else; an unknown group has none."""
+    groups = [GroupSettings(name="ops", users=("alice", "b*")), GroupSettings(name="none", users=("eve",))]
+    policy = Policy([GrantSettings(groups=("ops", "gone"), stacks=("shop",))], [], groups)
+    for user, expected in {"alice": True, "bob": True, "eve": False, "ops": False, "gone": False}.items():
+        assert allowed(policy, replace(ALICE, user=user), ask("web@shop")) is expected
+
+
+def test_grant_expires() -> None:
+    """A grant counts until the moment it expires, by the clock that the policy was given."""
+    moment = datetime(2026, 12, 31, 18, tzinfo=UTC)
+    clock = [moment.timestamp() - 1]
+    policy = Policy([GrantSettings(users=("alice",), stacks=("shop",), expires=moment)], clock=lambda: clock[0])
+    assert allowed(policy, ALICE, ask("web@shop"))
+    assert policy.literal_stacks(ALICE) == {"shop"}
+    clock[0] += 1
+    assert not allowed(policy, ALICE, ask("web@shop"))
+    assert not policy.may_enter(ALICE, "shop", "web")
+    assert policy.literal_stacks(ALICE) == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("pg_dump shop", True), ("pg_dump -Fc --table=a.b shop", True), ("uptime", True), ("tail -f /log/a|b", True),
+        ("pg_dump", False), ("pg_dumpall", False), ("uptime -p", False), ("", False), (" uptime", False),
+        ("tail -f /log/a|c", False), *((f"pg_dump shop{evil}", False) for evil in (
+            ";id", " ; id", "&&id", "|id", "\nid", "\rid", "`id`", "$(id)", "$HOME", ">x", "<x", "&", "(id)", "{a,b}",
+            "*", "?", "[a]", "~root", "!1", "#", "'a'", '"a"', "\\", "\0", "é", "\t",
+        )),
+    ],
+)  # fmt: skip
+def test_command_must_fit_a_pattern(command: str, *, expected: bool) -> None:
+    """A wildcard stands for words only, never for what a shell would act on; what is written out may hold anything."""
+    grants = [GrantSettings(users=("alice",), stacks=("shop",), allow=("exec",), command=("pg_dump *", "uptime"))]
+    grants.append(GrantSettings(users=("alice",), stacks=("shop",), allow=("exec",), command=("tail -f /log/a|b",)))
+    policy = Policy(grants)
+    assert allowed(policy, ALICE, ask("web@shop", "exec", command)) is expected
+    assert not allowed(policy, ALICE, ask("web@shop"))
+    if not expected:
+        with pytest.raises(Refused) as caught:
+            policy.authorize(ALICE, ask("web@shop", "exec", command))
+        assert caught.value.hint == "you may run: pg_dump *; uptime; tail -f /log/a|b"
+
+
+def test_verdicts_name_the_grant() -> None:
+    """For each permission the first grant that gives it is named by its number, and None stands for no grant."""
+    policy = Policy([grant("bob", "*"), grant("alice", "shop", "web", "shell"), grant("*", "*", "*", "shell exec")])
+    assert policy.verdicts("alice", "shop", "web") == {
+        "shell": 1, "exec": 2, "files:read": None, "files:write": None, "forward": None, "agent": None,
+    }  # fmt: skip
+    assert policy.verdicts("bob", "shop", "db")["shell"] == 0
+
+
+def test_alias_of_a_service_is_granted_too() -> None:
+    """A grant may mean a service by any of its names; a name that is none of them leads round no grant."""
+    target = Target("kubernetes:", "shop", "web", "id", "web", aliases=("web-deployment", "frontend"))
+    for name in ("web", "web-deployment", "frontend"):
+        policy = Policy([grant("alice", "shop", name)])
+        assert allowed(policy, ALICE, ask(f"{name}@shop"), target)
+    assert not allowed(Policy([grant("alice", "shop", "web-5d4f")]), ALICE, ask("web-5d4f@shop"), target)

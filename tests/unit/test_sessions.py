@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bastion.config import SessionsSettings
+from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import ClientGone, LimitReached, SessionEnded
 from bastion.model import STDERR, STDIN, STDOUT, Data, Identity, Name, Request, Target
 from bastion.sessions import Sessions
@@ -18,6 +18,19 @@ def _request(uid: str) -> Request:
 
 def _identity(user: str = "alice") -> Identity:
     return Identity(user=user, key_fingerprint="SHA256:x", client_address="192.0.2.1")
+
+
+async def test_the_limit_of_a_grant_counts_its_own_sessions() -> None:
+    """`max_sessions` bounds the sessions by one grant, whoever has them; by another grant there is room."""
+    sessions = Sessions(SessionsSettings(), "node")
+    narrow = GrantSettings(users=("*",), stacks=("mystack",), max_sessions=1)
+    wide = GrantSettings(users=("*",), stacks=("mystack",))
+    async with sessions.open(_identity(), _request("1"), TARGET, narrow):
+        with pytest.raises(LimitReached, match="1 sessions at a time"):
+            async with sessions.open(_identity("bob"), _request("2"), TARGET, narrow):
+                pytest.fail("a second session was opened")
+        async with sessions.open(_identity("bob"), _request("3"), TARGET, wide):
+            assert len(sessions.list()) == 2
 
 
 async def test_the_limit_of_a_service_names_its_holders() -> None:

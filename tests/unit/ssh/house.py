@@ -9,7 +9,7 @@ import asyncssh
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from bastion.config import GrantSettings, SessionsSettings, SshSettings
-from bastion.gateway import Gateway
+from bastion.gateway import Gateway, Rules
 from bastion.keyring import Keyring
 from bastion.metrics import Metrics
 from bastion.model import Request, Target
@@ -69,14 +69,16 @@ class House:
         )
         self.metrics = Metrics()
         self.gateway = Gateway(
-            policy=Policy([GrantSettings(users=("alice",), stacks=("*",))]),
-            targets=Targets({"memory": self.containers}, [], lambda _: "memory"),
+            Rules(
+                policy=Policy([GrantSettings(users=("alice",), stacks=("*",))]),
+                targets=Targets({"memory": self.containers}, [], lambda _: "memory"),
+                limits=SessionsSettings(),
+                notice=False,
+            ),
             sessions=self.sessions,
             transcripts=self.transcripts,
             runtimes={"memory": self.containers},
             metrics=self.metrics,
-            limits=SessionsSettings(),
-            notice=False,
         )
         self.server = SshServer(settings, self.keyring, self.gateway, self.metrics)
         self.address = ("", 0)

@@ -1,0 +1,151 @@
+"""The composition root: it alone builds objects, picks adapters, and ties their lives together."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import structlog
+
+from bastion.api import create_api, serve_api
+from bastion.app.adapters import Adapters, build_runtimes
+from bastion.app.demonstration import Demonstration, demonstrate
+from bastion.app.reloading import Reload
+from bastion.config import Settings
+from bastion.errors import SessionEnded
+from bastion.gateway import Gateway, Rules
+from bastion.keyring import Keyring
+from bastion.metrics import Metrics
+from bastion.policy import Policy
+from bastion.runtimes import Runtime
+from bastion.sessions import Sessions
+from bastion.ssh import SshServer
+from bastion.targets import Targets
+from bastion.transcripts import Transcripts
+
+__all__ = ["Demonstration", "Reload", "build_runtimes", "demonstrate", "open_transcripts", "serve"]
+
+CLEAN_UP_SECONDS = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+def open_transcripts(settings: Settings, keyring: Keyring, node: str) -> Transcripts:
+    """Return the transcripts, encrypted to the configured recipients and every auditor of the key home."""
+    return Transcripts(
+        settings.audit.directory,
+        [*settings.audit.recipients, *keyring.auditor_recipients()],
+        keyring.signing_key,
+        node=node,
+        input=settings.audit.input,
+        stream_limit=settings.audit.stream_limit,
+    )
+
+
+def rules(
+    settings: Settings, runtimes: Mapping[str, Runtime], keyring: Keyring, *, only_engine: str | None = None
+) -> Rules:
+    """Return what the configuration says about who may do what where; `only_engine` has every stack (the demo)."""
+    return Rules(
+        policy=Policy(settings.grants, settings.stacks, settings.groups, clock=keyring.now),
+        targets=Targets(
+            runtimes, settings.stacks, settings.engine_of if only_engine is None else lambda _: only_engine
+        ),
+        limits=settings.sessions,
+        notice=settings.ssh.notice,
+    )
+
+
+async def serve(
+    settings: Settings,
+    *,
+    runtimes: Mapping[str, Runtime] | None = None,
+    ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
+    reload: Reload | None = None,
+) -> None:
+    """Run the bastion until SIGTERM or SIGINT, then end every session with its reason.
+
+    `runtimes` replaces the configured ones (the demo's local processes); `ready` is called with the bound addresses;
+    `reload` reads the configuration again, at SIGHUP and when it has changed. Without it SIGHUP ends the bastion too.
+
+    Raises:
+        ConfigurationError: something is not as it must be; nothing was started.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    node = socket.gethostname()
+    keyring = Keyring(settings.keys.home)
+    keyring.load()
+    for problem in keyring.problems:
+        log.warning("key home", problem=problem)
+    adapters = runtimes if runtimes is not None else build_runtimes(settings)
+    metrics = Metrics()
+    sessions = Sessions(settings.sessions, node)
+    transcripts = open_transcripts(settings, keyring, node)
+    gateway = Gateway(
+        rules(settings, adapters, keyring, only_engine=next(iter(runtimes)) if runtimes else None),
+        sessions=sessions,
+        transcripts=transcripts,
+        runtimes=adapters,
+        metrics=metrics,
+    )
+    server = SshServer(settings.ssh, keyring, gateway, metrics)
+    async with AsyncExitStack() as running:
+        running.push_async_callback(_close, adapters)
+        await transcripts.start()
+        running.push_async_callback(transcripts.close)
+        api = create_api(sessions, metrics=metrics, ready=partial(_ping, adapters))
+        await running.enter_async_context(serve_api(api, settings.api.socket))
+        running.push_async_callback(server.close)
+        addresses = await server.listen()
+        await running.enter_async_context(_background(server.watch_keys(), stop))
+        await running.enter_async_context(_background(gateway.watch_grants(), stop))
+        if reload is not None and isinstance(adapters, Adapters):
+            loop.add_signal_handler(signal.SIGHUP, reload.ask)
+            apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring)
+            await running.enter_async_context(_background(reload.watch(settings, apply), stop))
+        log.info("serving", addresses=[f"{host}:{port}" for host, port in addresses], node=node)
+        if ready is not None:
+            ready(addresses)
+        await stop.wait()
+        log.info("stopping", sessions=len(sessions.list()))
+        server.stop_listening()
+        await sessions.end_all(
+            SessionEnded("the bastion is shutting down", "connect again in a moment"), grace=CLEAN_UP_SECONDS
+        )
+
+
+def _apply(settings: Settings, *, gateway: Gateway, adapters: Adapters, keyring: Keyring) -> None:
+    adapters.apply(settings)
+    gateway.replace_rules(rules(settings, adapters, keyring))
+
+
+async def _close(adapters: Mapping[str, Runtime]) -> None:
+    if isinstance(adapters, Adapters):
+        await adapters.close()
+        return
+    for adapter in adapters.values():
+        await adapter.close()
+
+
+async def _ping(adapters: Mapping[str, Runtime]) -> None:
+    for adapter in adapters.values():
+        await adapter.ping()
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None], stop: asyncio.Event) -> AsyncIterator[None]:
+    """Run the work beside what runs inside; when it fails, which it should not, the bastion stops and says why."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

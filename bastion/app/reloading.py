@@ -1,0 +1,70 @@
+"""Read the configuration again at SIGHUP or when its file has changed; one that is wrong changes nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bastion.config import Settings, load
+from bastion.errors import ConfigurationError
+
+CHECK_SECONDS: Final = 2.0
+_AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # beside them [ssh] notice
+
+log = structlog.get_logger(__name__)
+
+
+class Reload:
+    """Watches one configuration file; `ask` reads it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Read the file again now, whether it has changed or not."""
+        self._asked.set()
+
+    async def watch(self, settings: Settings, apply: Callable[[Settings], None]) -> None:
+        """For ever: give the settings to `apply` when they have changed, and say what waits for the next start."""
+        seen = self._stamp()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._asked.wait()
+            stamp = self._stamp()
+            if stamp == seen and not self._asked.is_set():
+                continue
+            self._asked.clear()
+            seen = stamp
+            try:
+                fresh = await asyncio.to_thread(load, self._path)
+                if fresh != settings:
+                    apply(fresh)
+            except ConfigurationError as error:
+                log.error("configuration not taken over", reason=error.public, hint=error.hint)  # noqa: TRY400 - ours
+                continue
+            waiting = _waiting(settings, fresh)
+            log.info("configuration read again", changed=fresh != settings, at_the_next_start=waiting)
+            settings = fresh
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _waiting(before: Settings, after: Settings) -> list[str]:
+    """Name the sections whose changes count from the next start on."""
+    names = [
+        name for name in Settings.model_fields if name not in _AT_ONCE and getattr(before, name) != getattr(after, name)
+    ]
+    notice_only = {"notice": after.ssh.notice}
+    if "ssh" in names and before.ssh.model_copy(update=notice_only) == after.ssh:
+        names.remove("ssh")
+    return names
