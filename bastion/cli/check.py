@@ -17,6 +17,7 @@ from bastion.errors import BastionError, ConfigurationError
 if TYPE_CHECKING:
     from bastion.config import Settings
     from bastion.keyring import Keyring
+    from bastion.runtimes import Runtime
 
 _SPACE_WANTED = 64 * 2**20
 
@@ -146,11 +147,20 @@ async def _look_at_engines(settings: "Settings") -> list[Finding]:
     findings = []
     for runtime in runtimes.values():
         try:
-            findings.append(Finding("engine", right=True, words=await runtime.ping()))
-        except BastionError as error:
-            findings.append(_wrong("engine", error))
+            findings += await look_at_engine(runtime)
         finally:
             await runtime.close()
+    return findings
+
+
+async def look_at_engine(runtime: "Runtime") -> list[Finding]:
+    """Ask an engine what it is, and then what would keep sessions from working on it."""
+    findings = []
+    try:
+        findings.append(Finding("engine", right=True, words=await runtime.ping()))
+        findings += [_wrong("engine", fault) for fault in await runtime.faults()]
+    except BastionError as error:
+        findings.append(_wrong("engine", error))
     return findings
 
 

@@ -40,6 +40,7 @@ class MemoryRuntime:
         self.containers = list(containers)
         self.lookups: list[tuple[str, str]] = []
         self.answers = True
+        self.faulty: list[RuntimeFailed] = []
 
     async def services(self) -> list[tuple[str, str]]:
         await self.ping()
@@ -71,7 +72,8 @@ class MemoryRuntime:
             yield connection
 
     async def faults(self) -> list[RuntimeFailed]:
-        return []
+        await self.ping()
+        return self.faulty
 
     async def ping(self) -> str:
         if not self.answers:

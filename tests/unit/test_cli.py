@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bastion.cli.check import look_at_engine
+from bastion.errors import RuntimeFailed
+from tests.unit.memory_runtime import MemoryRuntime
+
 
 class Cli:
     """Runs commands of bastion's in a folder with a configuration of its own."""
@@ -178,6 +182,42 @@ def test_check_names_everything_that_is_wrong_in_one_pass(cli: Cli) -> None:
     assert "transcripts" in done.stdout
     found = json.loads(cli("check", "--json", status=1).stdout)
     assert [one["part"] for one in found["findings"] if not one["right"]] == parts
+
+
+async def test_check_names_what_keeps_sessions_from_working() -> None:
+    """An engine that answers is fine; each right that it lacks is an error of its own, with its hint."""
+    runtime = MemoryRuntime([])
+    assert [(one.right, one.words) for one in await look_at_engine(runtime)] == [(True, "memory 1")]
+    runtime.faulty = [RuntimeFailed("the bastion may not create pods/exec", "apply the Role"), RuntimeFailed("two")]
+    found = await look_at_engine(runtime)
+    assert [(one.part, one.right, one.words, one.hint) for one in found] == [
+        ("engine", True, "memory 1", ""),
+        ("engine", False, "the bastion may not create pods/exec", "apply the Role"),
+        ("engine", False, "two", ""),
+    ]
+    runtime.answers = False
+    assert [(one.right, one.words) for one in await look_at_engine(runtime)] == [(False, "the engine does not answer")]
+
+
+def test_check_names_a_cluster_that_cannot_be_reached(home: Cli) -> None:
+    """A kubeconfig that is not there is one error of the engine's, with a hint, and no traceback."""
+    home.configure('[kubernetes]\nkubeconfig = "none.yaml"\n[[stacks]]\nname = "a"\nruntime = "kubernetes"\n')
+    found = json.loads(home("check", "--json", status=1).stdout)["findings"]
+    (fault,) = [one for one in found if one["part"] == "engine" and "none.yaml" in one["words"]]
+    assert not fault["right"]
+    assert fault["hint"]
+
+
+def test_check_of_a_docker_only_bastion_loads_no_client_of_clusters(home: Cli) -> None:
+    """Neither the SDK of Kubernetes nor aiohttp is imported where no cluster is configured."""
+    program = (
+        "import sys\nfrom bastion.cli import run\n"
+        "try:\n    run(['check'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(', '.join({'kubernetes', 'aiohttp'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=home.folder)
+    assert "engine: " in done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_check_names_a_key_that_others_can_read(home: Cli) -> None:

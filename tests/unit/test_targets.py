@@ -146,6 +146,91 @@ async def test_name_of_nothing_is_explained(name: str, public: str, hint: str) -
     assert hint in caught.value.hint
 
 
+def pod(name: str, created: float, containers: tuple[str, ...], entered: str, service: str = "web") -> list[Target]:
+    """Make the targets of one pod: the container that is entered when none is named, and the others."""
+    first = Target(
+        "memory", "prod", service, f"{name}/{entered}", entered, pod_name=name, containers=containers, created=created,
+        namespace="production", deployment_name="web-deployment", aliases=("web-deployment", "shop"),
+    )  # fmt: skip
+    rest = [name for name in containers if name != entered]
+    return [first, *(replace(first, container_id=f"{name}/{other}", container_name=other) for other in rest)]
+
+
+class PodRuntime(MemoryRuntime):
+    """Finds pods as the port says: one target each, with the container that was named or the one that is entered."""
+
+    async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
+        self.lookups.append((stack, service))
+        found: dict[str | None, Target] = {}
+        for target in self.containers:
+            names = (target.service, *target.aliases, target.pod_name)
+            if target.stack == stack and service in names and container in (None, target.container_name):
+                found.setdefault(target.pod_name, target)
+        return [found[name] for name in sorted(found, key=str)]
+
+
+PODS = [
+    *pod("web-a", 100.0, ("app", "log"), "app"),
+    *pod("web-b", 300.0, ("app",), "app"),
+    *pod("web-c", 200.0, ("app", "log"), "app"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("web@prod", "web-b/app"),
+        ("web-deployment@prod", "web-b/app"),
+        ("shop@prod", "web-b/app"),
+        ("web.1@prod", "web-a/app"),
+        ("web.2@prod", "web-b/app"),
+        ("web.3@prod", "web-c/app"),
+        ("web+log@prod", "web-c/log"),
+        ("web.1+log@prod", "web-a/log"),
+        ("web.3+log@prod", "web-c/log"),
+        ("web-a@prod", "web-a/app"),
+        ("web-a+log@prod", "web-a/log"),
+    ],
+)
+async def test_newest_replica_is_meant(name: str, found: str) -> None:
+    """Without a number the newest replica is meant that has the container; with one, the N-th by name of them all."""
+    target = await targets(PodRuntime(PODS)).resolve(parse(name), everything)
+    assert target.container_id == found
+
+
+@pytest.mark.parametrize(
+    ("name", "public", "hint"),
+    [
+        ("web+nope@prod", "web@prod has no container nope", "containers: app, log"),
+        ("web.2+log@prod", "web.2@prod has no container log", "containers: app"),
+        ("web-b+log@prod", "web-b@prod has no container log", "containers: app"),
+        ("web.4@prod", "web@prod has 3 replicas and no number 4", "web.1@prod is the first"),
+        ("web.4+log@prod", "web@prod has 3 replicas and no number 4", "web.1@prod is the first"),
+    ],
+)
+async def test_container_that_is_not_there_is_explained(name: str, public: str, hint: str) -> None:
+    """A container that the replica does not have is answered with those it has."""
+    with pytest.raises(NoSuchTarget) as caught:
+        await targets(PodRuntime(PODS)).resolve(parse(name), everything)
+    assert caught.value.public == public
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("granted", ["web", "web-deployment", "shop"])
+@pytest.mark.parametrize("name", ["web", "web-deployment", "shop", "web-a"])
+async def test_grant_may_name_the_service_by_any_alias(granted: str, name: str) -> None:
+    """A service is entered by a grant for any of its names, whatever name was asked for."""
+    target = await targets(PodRuntime(PODS)).resolve(parse(f"{name}@prod"), only(("prod", granted)))
+    assert target.service == "web"
+
+
+@pytest.mark.parametrize("granted", ["web-a", "app", "production", "other"])
+async def test_pod_and_container_names_are_no_grant(granted: str) -> None:
+    """A grant for a name that is none of the service's lets nobody in."""
+    with pytest.raises(Refused):
+        await targets(PodRuntime(PODS)).resolve(parse("web-a@prod"), only(("prod", granted)))
+
+
 async def test_hint_names_only_what_the_user_may_enter() -> None:
     """Services and stacks without a grant are in no hint."""
     places = targets(MemoryRuntime(SHOP))
