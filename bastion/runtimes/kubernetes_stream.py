@@ -52,12 +52,14 @@ class Status(NamedTuple):
     message: str
 
 
-def status_of(frame: bytes) -> Status:
-    """Read a frame of the status channel, by its causes: the words differ between versions.
+def status_of(frame: bytes | None) -> Status:
+    """Read the frame of the status channel, by its causes: the words differ between versions.
 
     Raises:
-        StreamBroken: it is no Status, or has no exit status that a program can have.
+        StreamBroken: none came, it is no Status, or has no exit status that a program can have.
     """
+    if frame is None:
+        raise StreamBroken("the stream ended without a status")
     try:
         told = json.loads(frame)
     except (ValueError, RecursionError) as error:
@@ -142,7 +144,7 @@ class PodStream:
         Raises:
             StreamBroken: what came is no stream of a program, or nothing at all came for 90 s.
         """
-        while not self.ended:
+        while not self.ended and self._socket is not None:
             message = await self._receive()
             if message is None or message.type in _ENDS:
                 self._end()

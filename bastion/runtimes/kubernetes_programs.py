@@ -1,0 +1,275 @@
+"""Run programs in pods: find the container's shell, start what was asked for, and end all that it left."""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, NamedTuple, Protocol
+from weakref import WeakValueDictionary
+
+import structlog
+
+from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
+from bastion.model import STDOUT, Request, Target
+from bastion.runtimes import shell
+from bastion.runtimes.docker_watch import Told
+from bastion.runtimes.ending import end_all
+from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path
+from bastion.runtimes.kubernetes_exec import Calls, KubernetesExec, never_ran
+from bastion.runtimes.kubernetes_pods import read_pod
+from bastion.runtimes.kubernetes_stream import Place, PodStream, StreamBroken, status_of
+from bastion.runtimes.kubernetes_targets import difference
+from bastion.runtimes.kubernetes_toolbox import Toolbox
+
+_SECONDS: Final = 10.0  # that a script of ours may take
+_OUTPUT_LIMIT: Final = 64 * 1024  # bytes of a script's own output that are read
+_REMEMBERED: Final = 4096  # containers whose shell we know
+_AGAIN: Final = 0.5  # seconds before a script is tried again
+_SETTLE: Final = 0.4  # seconds for the status of a program that was just ended
+_APART: Final = 1.0  # seconds between two looks for what a program, nobody knows whether it is over, has left
+_FOUND: Final = "bastion"  # what a chosen shell has to print
+_ROOT: Final = "/proc/1/root"
+
+_log = structlog.get_logger(__name__)
+
+
+class Watching(Protocol):
+    """Tells when a target's pod ends."""
+
+    def on(self, target: Target, told: Told) -> AbstractAsyncContextManager[None]:
+        """Until left, call `told` with words when the pod or its container ends."""
+        ...
+
+
+class _Entrance(NamedTuple):
+    """Where the programs of a session start: in which container, by which shell, in which folder."""
+
+    place: Place
+    shell: str
+    folder: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scripts(self) -> str:
+        return shell.for_scripts(self.shell)
+
+
+class Programs:
+    """What runs in the pods of one cluster on behalf of sessions; `toolboxes` has the image of each stack with one."""
+
+    def __init__(self, cluster: Cluster, watching: Watching, toolboxes: Mapping[str, str]) -> None:
+        self._cluster = cluster
+        self._watching = watching
+        self._toolboxes = toolboxes
+        self._shells: OrderedDict[tuple[str, str | None], str] = OrderedDict()
+        self._probing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def exec(self, target: Target, request: Request) -> AsyncIterator[KubernetesExec]:
+        """Run the request's shell or command in the target's pod; see the port."""
+        if target.user is not None:
+            raise RuntimeFailed(
+                f"a program in a pod runs as its container's own user, and not as {target.user}",
+                "leave `user` out where the stack or the grant names one",
+            )
+        shell.command_line("sh", request)  # what cannot be run is refused before anybody is asked
+        entrance = await self._entrance(target)
+        arguments = shell.command_line(entrance.shell, request)
+        tty = request.terminal is not None
+        stream = PodStream(self._cluster, entrance.place, tty=tty)
+        running = KubernetesExec(
+            target, stream, self._calls(target, entrance, request.uid), tty=tty, notes=entrance.notes
+        )
+        may_run = True
+        async with self._watching.on(target, running.told):
+            try:
+                try:
+                    started = shell.started(entrance.scripts, request, arguments, entrance.folder)
+                    await stream.open(started, stdin=True)
+                except RuntimeFailed:
+                    may_run = False
+                    raise
+                if request.terminal and request.terminal.columns > 0 and request.terminal.rows > 0:
+                    await stream.resize(request.terminal.columns, request.terminal.rows)
+                running.started()
+                yield running
+            finally:
+                end = may_run and not running.container_ended
+                ending = asyncio.create_task(
+                    self._finish(running, entrance, request.uid, end=end), name=f"end {request.uid}"
+                )
+                self._endings.add(ending)
+                ending.add_done_callback(self._endings.discard)
+                await asyncio.shield(ending)
+
+    async def script(self, place: Place, arguments: Sequence[str], *, paced: bool = False) -> bytes:
+        """Run a script of ours in a container and return its standard output; with `paced` it gets a line each tick.
+
+        Raises:
+            NoShell: there is no such shell.
+            RuntimeFailed: it could not be run, or not to its end.
+        """
+        stream = PodStream(self._cluster, place, tty=False)
+        ticking: asyncio.Task[None] | None = None
+        output = bytearray()
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await stream.open(arguments, stdin=paced)
+                if paced:
+                    ticking = asyncio.create_task(_tick(stream), name="pod ending ticks")
+                while (data := await stream.read()) is not None:
+                    if data.stream == STDOUT and len(output) < _OUTPUT_LIMIT:
+                        output += data.payload
+                status = status_of(stream.status)
+        except (StreamBroken, TimeoutError) as error:
+            raise ConnectionLost(
+                f"the cluster broke off a script in {place.pod}", "connect again", detail=str(error)
+            ) from error
+        finally:
+            if ticking is not None:
+                ticking.cancel()
+            await stream.close()
+        if status.code is None:
+            raise never_ran(status, place)
+        return bytes(output)
+
+    async def close(self) -> None:
+        """Wait for what is being ended."""
+        await asyncio.gather(*self._endings, return_exceptions=True)
+
+    async def _entrance(self, target: Target) -> _Entrance:
+        place = Place(str(target.namespace), str(target.pod_name), target.container_name)
+        key = (target.container_id, target.shell)
+        async with self._probing.setdefault(target.container_id, asyncio.Lock()):
+            if key not in self._shells:
+                self._shells[key] = await self._probe(place, target.shell)
+            found = self._shells[key]
+            self._shells.move_to_end(key)
+            while len(self._shells) > _REMEMBERED:
+                self._shells.popitem(last=False)
+            if found:
+                return _Entrance(place, found)
+            return await self._by_toolbox(target, place)
+
+    async def _probe(self, place: Place, chosen: str | None) -> str:
+        """Return the chosen shell, or else bash or sh; "" when it is not there."""
+        if chosen is not None:
+            probes: Sequence[tuple[str, ...]] = ((chosen, "-c", f"echo {_FOUND}"),)
+        else:
+            probes = (shell.PROBE, ("bash", "-c", "echo bash"))
+        for probe in probes:
+            try:
+                found = (await self.script(place, probe)).decode(errors="replace").strip()
+            except NoShell as error:
+                _log.debug("no shell", pod=place.pod, container=place.container, error=error.detail)
+                continue
+            if chosen is not None:
+                return chosen if found == _FOUND else ""
+            if found in ("bash", "sh"):
+                return found
+        return ""
+
+    async def _by_toolbox(self, target: Target, place: Place) -> _Entrance:
+        """Enter by an ephemeral container beside the one that has no shell, where the stack has an image for it."""
+        image = self._toolboxes.get(target.stack)
+        if image is None:
+            raise NoShell(
+                f"the container {place.container} of the pod {place.pod} has no shell, so nothing can run in it",
+                "name an image with a shell as `toolbox` of its stack, and sessions enter by one beside it",
+            )
+        beside = Place(
+            place.namespace, place.pod, await Toolbox(self._cluster, image).beside(place, target.container_id)
+        )
+        found = await self._probe(beside, None)
+        if not found:
+            raise NoShell(
+                f"the toolbox image of {target.stack} has no shell either",
+                f"name another image than {image} as `toolbox`",
+            )
+        note = f"{place.container} has no shell: you are in a toolbox beside it, and its files are under {_ROOT}"
+        return _Entrance(beside, found, _ROOT, (note,))
+
+    def _calls(self, target: Target, entrance: _Entrance, uid: str) -> Calls:
+        place = entrance.place
+
+        async def pod() -> str | None:
+            try:
+                found = await self._cluster.get(path("namespaces", place.namespace, "pods", place.pod))
+            except Answered as answered:
+                return "was deleted" if answered.status == 404 else None  # noqa: PLR2004 - HTTP's own number
+            return difference(target, read_pod(found)) or None
+
+        async def signal(name: str) -> None:
+            await self.script(place, shell.signalling(entrance.scripts, uid, name))
+
+        async def is_over() -> bool:
+            return (await self.script(place, shell.looking(entrance.scripts, uid))).strip() == b"ended"
+
+        async def end() -> None:
+            await self.script(place, shell.ending(entrance.scripts, uid), paced=True)
+
+        return Calls(pod, signal, is_over, end)
+
+    async def _finish(self, running: KubernetesExec, entrance: _Entrance, uid: str, *, end: bool) -> None:
+        """End what a session left in its container, then let go of its stream."""
+
+        async def run(script: tuple[str, ...], _user: str | None) -> bytes:
+            while True:
+                try:
+                    return await self.script(entrance.place, script, paced=True)
+                except ContainerEnded:
+                    return b""
+                except (RuntimeUnreachable, ConnectionLost) as error:
+                    _log.info("ending tried again", session=uid, error=error.detail or error.public)
+                    await asyncio.sleep(_AGAIN)
+
+        await running.close()
+        program = _Streamed(running.stream)
+        try:
+            if end:
+                script = shell.ending(entrance.scripts, uid)
+                await end_all(running.target, script, uid, program=program, run=run, users=(None,))
+        finally:
+            program.close()
+            await running.stream.close()
+
+
+class _Streamed:
+    """The session's program by its own stream, which nobody reads any more: there is no other word of its end."""
+
+    def __init__(self, stream: PodStream) -> None:
+        self._stream = stream
+        self._looks = 0
+        self._draining = asyncio.create_task(self._drain(), name=f"drain {stream.place.pod}")
+
+    async def started(self) -> None:
+        """Return at once: nobody says when it starts."""
+
+    async def has_ended(self) -> bool:
+        """Say whether the status has come; when it never will, only the second look at the pod counts."""
+        await asyncio.wait({self._draining}, timeout=_SETTLE)
+        if self._stream.status is not None:
+            return True
+        if not self._draining.done():
+            return False
+        self._looks += 1
+        if self._looks == 1:
+            await asyncio.sleep(_APART)
+        return self._looks > 1
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        self._draining.cancel()
+
+    async def _drain(self) -> None:
+        with contextlib.suppress(StreamBroken):
+            while await self._stream.read() is not None and self._stream.status is None:
+                continue
+
+
+async def _tick(stream: PodStream) -> None:
+    while not stream.ended:
+        await stream.write(b"\n")
+        await asyncio.sleep(shell.TICK)
