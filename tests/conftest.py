@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 import pytest
 from hypothesis import settings
 
+from tests.cluster import Cluster
 from tests.engine import Engine, EngineUnavailable
 from tests.images import ImageUnavailable
 
@@ -64,6 +65,17 @@ def engine() -> Iterator[Engine]:
             made.prepare()
         except (EngineUnavailable, ImageUnavailable) as error:
             unavailable(f"no Docker Engine: {error}")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Give a cluster: the one of BASTION_TEST_KUBECONFIG, else the stand-in over the engine of the tests' own."""
+    engine = None if os.environ.get("BASTION_TEST_KUBECONFIG") else request.getfixturevalue("engine")
+    made = Cluster(engine)
+    try:
         yield made
     finally:
         made.close()
