@@ -8,7 +8,7 @@ from typing import Final, get_args
 
 from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
-from bastion.model import Identity, Request, Target
+from bastion.model import Identity, Name, Request, Target
 
 SHOWN: Final = 20  # grants named in a hint
 _PLAIN: Final = r"[A-Za-z0-9 _./:=,@%+-]"  # means nothing to a shell
@@ -48,7 +48,7 @@ class Policy:
         permission = _permission(request)
         if request.terminal is not None and not may_have_terminal(identity):
             raise Refused("this key may not have a terminal", "leave the terminal out: ssh -T")
-        stack, services = _asked(request, target)
+        stack, services = _asked(request.name, target)
         words = f"{request.name.service}@{stack}"
         if not any(_key_fits(identity, stack, service) for service in services):
             raise Refused(f"this key is not for {words}", f"it is for {_key_bounds(identity)} only")
@@ -68,25 +68,18 @@ class Policy:
             )
         raise Refused(f"no grant lets {identity.user} {_VERBS[permission]} in {words}", self._explain(identity))
 
-    def verdicts(self, user: str, stack: str, service: str) -> dict[Permission, int | None]:
+    def verdicts(self, user: str, name: Name) -> dict[Permission, int | None]:
         """Return for each permission the number of the first grant, from 0, that gives it; None where none does.
 
-        What the key's own line forbids is not looked at.
+        What the key's own line forbids is not looked at. The name has its stack.
         """
         identity = Identity(user, "", "")
-        return {
-            permission: next(
-                (
-                    number
-                    for number, grant in enumerate(self._grants)
-                    if permission in grant.allow
-                    and self._is_for(grant, user)
-                    and _covers(identity, grant, stack, service)
-                ),
-                None,
-            )
-            for permission in get_args(Permission)
-        }
+        stack, services = _asked(name, None)
+        found: dict[Permission, int | None] = dict.fromkeys(get_args(Permission))
+        for number, grant in enumerate(self._grants):
+            if self._is_for(grant, user) and any(_covers(identity, grant, stack, service) for service in services):
+                found |= {permission: number for permission in grant.allow if found[permission] is None}
+        return found
 
     def admit(self, target: Target) -> None:
         """Let only those containers be entered that are not as good as the host, unless their stack says otherwise.
@@ -148,14 +141,14 @@ def _permission(request: Request) -> Permission:
     return request.kind
 
 
-def _asked(request: Request, target: Target | None) -> tuple[str, tuple[str, ...]]:
+def _asked(name: Name, target: Target | None) -> tuple[str, tuple[str, ...]]:
     """Return the stack, and the services that the name may mean."""
     if target is not None:
         return target.stack, (target.service, *target.aliases)
-    if request.name.stack is None:
+    if name.stack is None:
         raise Refused("no stack was named", "write SERVICE@STACK")
-    replica = request.name.replica()
-    return request.name.stack, (request.name.service, *([replica[0]] if replica else []))
+    replica = name.replica()
+    return name.stack, (name.service, *([replica[0]] if replica else []))
 
 
 def _covers(identity: Identity, grant: GrantSettings, stack: str, service: str) -> bool:

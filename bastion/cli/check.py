@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,11 +32,25 @@ class Finding:
     hint: str = ""
 
 
-def check(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check(
+    name: Annotated[str | None, typer.Argument(metavar="[SERVICE@STACK]", show_default=False)] = None,
+    *,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="Say instead what this user may do there.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Say what is wrong with the configuration, the key home, the engines and the folders; exit 1 when anything is.
 
-    Run it as the user that the server runs as: it looks at what that user may read and write.
+    Run it as the user that the server runs as: it looks at what that user may read and write. With --user and a name it
+    says what the grants let that user do there, and by which line of the configuration.
     """
+    if (name is None) != (user is None):
+        raise typer.BadParameter("go together: bastion check --user alice web@mystack", param_hint="--user and a name")
+    if name is not None and user is not None:
+        from bastion.cli.explain import explain
+
+        explain(config, user, name, as_json=as_json)
+        return
     findings = list(_findings(config))
     if as_json:
         write_json({"right": all(one.right for one in findings), "findings": [asdict(one) for one in findings]})

@@ -276,10 +276,10 @@ def test_command_must_fit_a_pattern(command: str, *, expected: bool) -> None:
 def test_verdicts_name_the_grant() -> None:
     """For each permission the first grant that gives it is named by its number, and None stands for no grant."""
     policy = Policy([grant("bob", "*"), grant("alice", "shop", "web", "shell"), grant("*", "*", "*", "shell exec")])
-    assert policy.verdicts("alice", "shop", "web") == {
+    assert policy.verdicts("alice", Name("web", stack="shop")) == {
         "shell": 1, "exec": 2, "files:read": None, "files:write": None, "forward": None, "agent": None,
     }  # fmt: skip
-    assert policy.verdicts("bob", "shop", "db")["shell"] == 0
+    assert policy.verdicts("bob", Name("db", stack="shop"))["shell"] == 0
 
 
 def test_alias_of_a_service_is_granted_too() -> None:
