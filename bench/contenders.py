@@ -63,7 +63,7 @@ def contenders(engine: Engine, folder: Path) -> Iterator[list[Contender]]:
 
 
 def _bastion(stack: ExitStack, name: str, folder: Path, engine: Engine, program: list[str]) -> Contender:
-    server = Bastion(folder, engine.host, sections=_LIMITS, program=program)
+    server = Bastion(folder, f'[docker]\nhost = "{engine.host}"\n{_LIMITS}', program=program)
     server.config.write_text(
         server.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 1000\nmax_startups_per_source = 100")
     )

@@ -5,8 +5,32 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.places import HALF_CLOSE_MISSING, DockerPlace, Place, cluster_place
 from tests.e2e.server import Bastion
 from tests.engine import Engine
+
+_PLACES = {"everywhere": ("docker", "kubernetes-v5", "kubernetes-v4"), "kubernetes": ("kubernetes-v5",)}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test where its mark says, and without one on Docker."""
+    if "place" in metafunc.fixturenames:
+        marked = [places for mark, places in _PLACES.items() if metafunc.definition.get_closest_marker(mark)]
+        metafunc.parametrize("place", marked[0] if marked else ("docker",), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def place(request: pytest.FixtureRequest) -> Place:
+    """Give the engine with the stack `mystack`."""
+    if request.param == "docker":
+        return DockerPlace(request.getfixturevalue("containers"))
+    return cluster_place(request, half_close=request.param == "kubernetes-v5")
+
+
+@pytest.fixture(autouse=True)
+def _only_where_input_ends(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("half_close") and not request.getfixturevalue("place").half_close:
+        pytest.skip(HALF_CLOSE_MISSING)
 
 
 def containers_socket(engine: Engine) -> str:
@@ -33,18 +57,18 @@ def containers(engine: Engine) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def bastion(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
+def bastion(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
     """Give a running bastion that all tests may share who neither stop nor fill it."""
-    server = Bastion(tmp_path_factory.mktemp("bastion"), containers.host).start()
+    server = Bastion(tmp_path_factory.mktemp("bastion"), place.sections).start()
     yield server
     assert server.stop() == 0
     assert not server.events("internal error"), "an unknown error was logged"
 
 
 @pytest.fixture
-def own(containers: Engine, tmp_path: Path) -> Iterator[Bastion]:
+def own(place: Place, tmp_path: Path) -> Iterator[Bastion]:
     """Give a bastion of the test's own, not started yet."""
-    server = Bastion(tmp_path / "own", containers.host)
+    server = Bastion(tmp_path / "own", place.sections)
     yield server
     server.stop()
 

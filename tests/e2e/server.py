@@ -19,15 +19,14 @@ _READY_SECONDS: Final = 30.0
 class Bastion:
     """A server in a folder of its own; `ssh` runs the real client against it as alice, who may do everything.
 
-    `sections` is TOML that is appended to the configuration file, `grants` replaces the default grants.
+    `engine` is the TOML that says where its containers are, `grants` replaces the default grants.
     """
 
     def __init__(
         self,
         folder: Path,
-        host: str,
+        engine: str,
         *,
-        sections: str = "",
         grants: str | None = None,
         audit: Path | None = None,
         program: Sequence[str] = (sys.executable, "-m", "bastion"),
@@ -56,11 +55,9 @@ home = "{self.keys}"
 directory = "{self.transcripts}"
 [api]
 listen = "unix:{folder}/api.sock"
-[docker]
-host = "{host}"
 """
+            + engine
             + (grants if grants is not None else '[[grants]]\nusers = ["alice"]\nstacks = ["*"]\n')
-            + sections
         )
         self.add("alice")
 

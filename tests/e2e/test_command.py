@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.server import Bastion
 
+pytestmark = pytest.mark.everywhere
+
 
 def test_streams_and_status_are_kept_apart(bastion: Bastion, service: str) -> None:
     """Standard output, standard error and the exit status arrive each on its own."""
@@ -14,6 +16,7 @@ def test_streams_and_status_are_kept_apart(bastion: Bastion, service: str) -> No
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 7)
 
 
+@pytest.mark.half_close
 def test_input_end_is_forwarded(bastion: Bastion, service: str) -> None:
     """`printf … | ssh name sort` ends: the end of input reaches the program and its output comes back."""
     done = bastion.ssh("sort", name=f"{service}@mystack", input=b"b\na\n")
@@ -64,6 +67,7 @@ def test_a_command_too_long_for_the_kernel_is_refused_in_words(bastion: Bastion)
     assert b"bastion: error: " in done.stderr
 
 
+@pytest.mark.half_close
 def test_a_script_on_standard_input(bastion: Bastion, service: str) -> None:
     """`ssh -T name < script` runs the script in the container's shell."""
     done = bastion.ssh(name=f"{service}@mystack", options=["-T"], input=b"echo one\necho two >&2\nexit 5\n")

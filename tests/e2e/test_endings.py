@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pexpect
 import pytest
 
+from tests.e2e.places import Place
 from tests.e2e.server import Bastion, shown, uid_of
 from tests.engine import Engine
 
@@ -21,10 +22,7 @@ def _wait(seconds: float, done: Callable[[], bool]) -> bool:
     return result
 
 
-def _running(engine: Engine, container: str, program: str) -> list[str]:
-    return [line for line in engine.docker("top", container, "-eo", "pid,args").splitlines() if program in line]
-
-
+@pytest.mark.everywhere
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
 @pytest.mark.parametrize(
     "command",
@@ -32,28 +30,28 @@ def _running(engine: Engine, container: str, program: str) -> list[str]:
     ids=["child", "setsid and deaf", "alone"],
 )
 def test_a_client_that_vanishes_leaves_nothing_running(
-    bastion: Bastion, containers: Engine, service: str, number: signal.Signals, command: str
+    bastion: Bastion, place: Place, service: str, number: signal.Signals, command: str
 ) -> None:
     """Children, `setsid` ones and those deaf to HUP and TERM are gone within 10 s of the client's end."""
-    container = f"mystack-{service}-1"
     client = subprocess.Popen(
         bastion.command(command, options=["-tt"], name=f"{service}@mystack"), stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    assert _wait(10, lambda: len(_running(containers, container, "sleep 9999")) >= 1)
+    assert _wait(10, lambda: len(place.running(service, "sleep 9999")) >= 1)
     time.sleep(0.5)
     client.send_signal(number)
     client.wait()
     assert client.stdin is not None
     client.stdin.close()
-    assert _wait(10, lambda: not _running(containers, container, "sleep 9999"))
+    assert _wait(10, lambda: not place.running(service, "sleep 9999"))
 
 
-def test_what_a_finished_command_left_behind_is_ended(bastion: Bastion, containers: Engine) -> None:
+@pytest.mark.everywhere
+def test_what_a_finished_command_left_behind_is_ended(bastion: Bastion, place: Place) -> None:
     """A background process of a command that ended with its own status is ended too, and the status is kept."""
     done = bastion.ssh("setsid sleep 8888 >/dev/null 2>&1 </dev/null & exit 3")
     assert done.returncode == 3
-    assert _wait(10, lambda: not _running(containers, "mystack-web-1", "sleep 8888"))
+    assert _wait(10, lambda: not place.running("web", "sleep 8888"))
 
 
 @pytest.mark.parametrize("how", [("stop", "-t", "0"), ("rm", "-f"), ("kill",)], ids=lambda how: str(how[0]))
@@ -87,6 +85,7 @@ def test_a_paused_container_is_refused_in_words(bastion: Bastion, containers: En
         containers.remove("mystack-asleep-1")
 
 
+@pytest.mark.everywhere
 def test_an_administrator_ends_a_session(bastion: Bastion) -> None:
     """`bastion sessions end` ends it with the reason given, 253, and the reason is in the transcript."""
     shell = bastion.terminal()
@@ -104,23 +103,25 @@ def test_an_administrator_ends_a_session(bastion: Bastion) -> None:
     assert "maintenance window" in shown(bastion.read(uid), "m")
 
 
-def test_the_servers_end_ends_its_sessions_with_a_reason(own: Bastion, containers: Engine) -> None:
+@pytest.mark.everywhere
+def test_the_servers_end_ends_its_sessions_with_a_reason(own: Bastion, place: Place) -> None:
     """SIGTERM ends every session with 253 and its reason, leaves no process and exits 0; transcripts are complete."""
     own.start()
     shell = own.terminal()
     uid = uid_of(shell)
     shell.expect(PROMPT)
     shell.sendline(b"sleep 7777")
-    assert _wait(10, lambda: bool(_running(containers, "mystack-web-1", "sleep 7777")))
+    assert _wait(10, lambda: bool(place.running("web", "sleep 7777")))
     assert own.stop() == 0
     shell.expect(rb"bastion: error: the bastion is shutting down")
     shell.expect(pexpect.EOF)
     shell.close()
     assert shell.exitstatus == 253
-    assert not _running(containers, "mystack-web-1", "sleep 7777")
+    assert not place.running("web", "sleep 7777")
     assert "shutting down" in shown(own.read(uid), "m")
 
 
+@pytest.mark.everywhere
 def test_limits_count_channels_and_name_who_holds_them(own: Bastion) -> None:
     """The 16th session of a service is refused with 253, names the limit and who holds it; one that ends makes room."""
     own.config.write_text(own.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 20"))
@@ -144,3 +145,36 @@ def test_limits_count_channels_and_name_who_holds_them(own: Bastion) -> None:
         for client in clients:
             client.kill()
             client.communicate()
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [('idle_timeout = "6s"', rb"nothing was typed"), ('max_duration = "6s"', rb"has lasted")]
+)
+def test_time_ends_a_session_with_a_warning(own: Bastion, limit: str, words: bytes) -> None:
+    """An idle terminal, and a session that lasts too long, are warned and then ended with 253."""
+    own.config.write_text(f"{own.config.read_text()}[sessions]\n{limit}\n")
+    own.start()
+    shell = own.terminal()
+    shell.expect(PROMPT)
+    shell.expect(rb"bastion: hint: this session ends in \d seconds?", timeout=10)
+    shell.expect(rb"bastion: error: .*" + words, timeout=10)
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 253
+
+
+def test_a_terminal_in_use_and_a_silent_command_are_not_idle(own: Bastion) -> None:
+    """Typing puts the idle time-out off, and a command without a terminal has none."""
+    own.config.write_text(f'{own.config.read_text()}[sessions]\nidle_timeout = "3s"\n')
+    own.start()
+    with subprocess.Popen(own.command("sleep 8; exit 3"), stdin=subprocess.DEVNULL) as silent:
+        shell = own.terminal()
+        for number in range(8):
+            shell.sendline(b"echo in-use-%d" % number)
+            shell.expect(rb"[\r\n]in-use-%d\r\n" % number)
+            time.sleep(1)
+        shell.sendline(b"exit 4")
+        shell.expect(pexpect.EOF)
+        shell.close()
+        assert shell.exitstatus == 4
+        assert silent.wait(20) == 3

@@ -11,8 +11,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.e2e.places import Place
 from tests.e2e.server import Bastion, shown, uid_of
-from tests.engine import Engine
 
 PROMPT = rb"[#$] "
 
@@ -90,7 +90,7 @@ def _drain(stream: "object", into: bytearray) -> threading.Thread:
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.9, 2.2])
-def test_kill_9_of_the_server_loses_nothing_that_was_seen(own: Bastion, containers: Engine, delay: float) -> None:
+def test_kill_9_of_the_server_loses_nothing_that_was_seen(own: Bastion, delay: float) -> None:
     """Every byte the client saw before the crash is in `transcripts export`; the next start seals it as unclean."""
     own.start()
     seen = bytearray()
@@ -128,9 +128,9 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_volume_ends_the_session_with_254(small_volume: Path, containers: Engine, tmp_path: Path) -> None:
+def test_a_full_volume_ends_the_session_with_254(small_volume: Path, place: Place, tmp_path: Path) -> None:
     """Filled mid-session, the client stops with 254, the last byte it saw is on record, new sessions are refused."""
-    server = Bastion(tmp_path / "b", containers.host, audit=small_volume).start()
+    server = Bastion(tmp_path / "b", place.sections, audit=small_volume).start()
     try:
         done = server.ssh("head -c 48000000 /dev/urandom | base64", timeout=60)
         assert done.returncode == 254, done.stderr

@@ -7,8 +7,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.e2e.places import Place
 from tests.e2e.server import Bastion
-from tests.engine import Engine
 
 SAME_FOR_EVERYBODY = b"Permission denied (publickey)"
 
@@ -66,10 +66,10 @@ def test_a_container_by_its_own_name(bastion: Bastion) -> None:
     assert bastion.ssh("echo named", name="mystack-small-1@mystack").stdout == b"named\n"
 
 
-def test_grants_are_obeyed(containers: Engine, tmp_path: Path) -> None:
+def test_grants_are_obeyed(place: Place, tmp_path: Path) -> None:
     """Who has no grant for a service, or not for a shell, is refused with 252 and told what is allowed."""
     grants = '[[grants]]\nusers = ["alice"]\nstacks = ["mystack"]\nservices = ["small"]\nallow = ["exec"]\n'
-    server = Bastion(tmp_path / "b", containers.host, grants=grants).start()
+    server = Bastion(tmp_path / "b", place.sections, grants=grants).start()
     try:
         assert server.ssh("true", name="small@mystack").returncode == 0
         refused = server.ssh("true", name="web@mystack")
@@ -168,7 +168,7 @@ def test_a_world_readable_host_key_is_refused(own: Bastion) -> None:
 
 def test_an_engine_that_is_down_is_named(tmp_path: Path) -> None:
     """Without an engine the bastion serves, `check` names it, and a session is refused with 255."""
-    server = Bastion(tmp_path / "b", f"unix://{tmp_path}/none.sock").start()
+    server = Bastion(tmp_path / "b", f'[docker]\nhost = "unix://{tmp_path}/none.sock"\n').start()
     try:
         done = server.ssh("true")
         assert done.returncode == 255

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import asyncssh
 import pexpect
+import pytest
 
+from tests.e2e.places import Place
 from tests.e2e.server import Bastion
+
+pytestmark = pytest.mark.everywhere
 
 PROMPT = rb"[#$] "
 
 
-def test_notice_term_and_exit_status(bastion: Bastion) -> None:
+def test_notice_term_and_exit_status(bastion: Bastion, place: Place) -> None:
     """A shell says first that it is recorded, its uid and its container; TERM is the client's; its status is kept."""
     shell = bastion.terminal()
-    shell.expect(rb"bastion: session ([0-9a-f]{16}) in mystack-web-1 is recorded")
+    shell.expect(rb"bastion: session ([0-9a-f]{16}) in %s(\+web)? is recorded" % place.replica("web").encode())
     shell.expect(PROMPT)
     shell.sendline(b"echo term=$TERM; exit 9")
     shell.expect(b"term=xterm-256color")

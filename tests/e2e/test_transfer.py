@@ -12,6 +12,8 @@ import pytest
 
 from tests.e2e.server import Bastion
 
+pytestmark = pytest.mark.everywhere
+
 MIB = 2**20
 
 
@@ -38,6 +40,7 @@ def _push(bastion: Bastion, file: Path, command: str, options: Sequence[str]) ->
         subprocess.run(bastion.command(command, options=options), stdin=source, check=True, timeout=100)
 
 
+@pytest.mark.half_close
 @pytest.mark.parametrize(("size", "options"), [(256, []), (32, ["-o", "RekeyLimit=1M"])], ids=["256MiB", "rekeying"])
 def test_random_bytes_arrive_equal_both_ways(bastion: Bastion, tmp_path: Path, size: int, options: list[str]) -> None:
     """Random bytes in through `cat >` and out through `cat` have the same SHA-256, also over many key exchanges."""
