@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -10,10 +11,13 @@ from typing import Final
 import structlog
 
 from bastion.errors import NoSuchTarget, RuntimeFailed, RuntimeUnreachable
-from bastion.model import Target
-from bastion.runtimes import kubernetes_targets
+from bastion.model import Request, Target
+from bastion.runtimes import Connection, Exec, kubernetes_targets
+from bastion.runtimes.dialling import by_exec
 from bastion.runtimes.kubernetes_cache import Cache
 from bastion.runtimes.kubernetes_cluster import Answered, Cluster, refusal
+from bastion.runtimes.kubernetes_forward import HERE, forward
+from bastion.runtimes.kubernetes_programs import Programs
 from bastion.runtimes.kubernetes_rights import missing
 from bastion.runtimes.kubernetes_services import Census
 
@@ -46,6 +50,7 @@ class KubernetesRuntime:
         self._cluster = Cluster(kubeconfig, context)
         self._cache = Cache(self._cluster, frozenset(self._namespaces.values()))
         self._census = Census(self._cluster)
+        self._programs = Programs(self._cluster, self._cache, self._toolboxes)
 
     async def services(self) -> list[tuple[str, str]]:
         """List (stack, service) of what runs, as far as the bastion may see it; see the port."""
@@ -86,6 +91,19 @@ class KubernetesRuntime:
             return found
         return self._targets(await self._cache.view(namespace, anew=True), stack, namespace, service, container)
 
+    def exec(self, target: Target, request: Request) -> AbstractAsyncContextManager[Exec]:
+        """Run the request's shell or command in the target's pod; see the port."""
+        return self._programs.exec(target, request)
+
+    def dial(self, target: Target, host: str, port: int) -> AbstractAsyncContextManager[Connection]:
+        """Connect to the pod itself by the cluster's port-forward, elsewhere by a helper in the pod; see the port.
+
+        A port-forward has no half-close: `Eof` is kept back.
+        """
+        if host in HERE:
+            return forward(self._cluster, str(target.namespace), str(target.pod_name), port)
+        return by_exec(self.exec, target, host, port)
+
     async def faults(self) -> list[RuntimeFailed]:
         """Name the rights that the bastion lacks in each namespace of a configured stack, or else in its own."""
         namespaces = sorted(set(self._namespaces.values()))
@@ -116,7 +134,8 @@ class KubernetesRuntime:
         return words
 
     async def close(self) -> None:
-        """Stop watching, and let go of every connection."""
+        """Wait for what is being ended, stop watching, and let go of every connection."""
+        await self._programs.close()
         await self._cache.close()
         await self._cluster.close()
 

@@ -19,7 +19,7 @@ _KILLED: Final = 137
 _LOOKS_AT_POD: Final = (0.0, 0.3, 0.5)
 _QUIET: Final = 2.0  # seconds without output before one looks whether the program is over
 _SELDOM: Final = 300.0
-_HINT_AFTER: Final = 1.0
+_HINT_AFTER: Final = 1.0  # seconds without output
 _HINT: Final = (
     b"bastion: hint: this cluster (before Kubernetes 1.30) cannot pass on the end of standard input: a program that "
     b"waits for it waits for ever; end it with ^C, and give it its input as a file or an argument\n"
@@ -58,8 +58,8 @@ class KubernetesExec:
         self._result: asyncio.Future[Exit] | None = None
         self._spoke = False
         self._farewell = asyncio.Event()
-        self._hint_due = asyncio.Event()
-        self._hint_said = False
+        self._input_ended = asyncio.Event()
+        self._hinted = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def told(self, words: str) -> None:
@@ -97,7 +97,7 @@ class KubernetesExec:
             case Eof() if self.stream.half_closes:
                 await self.stream.write_eof()
             case Eof():
-                asyncio.get_running_loop().call_later(_HINT_AFTER, self._hint_due.set)
+                self._input_ended.set()
             case Resize(columns=columns, rows=rows):
                 if columns > 0 and rows > 0:
                     await self.stream.resize(columns, rows)
@@ -126,22 +126,24 @@ class KubernetesExec:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _next(self) -> Data | None:
-        """Return the next output; where the end of input cannot be passed on, once the words that say so."""
+        """Return the next output, or once, where the end of input was kept back and nothing comes, words for it."""
         try:
-            if self._tty or self.stream.half_closes or self._hint_said:
+            if self._tty or self.stream.half_closes or self._hinted:
                 return await self.stream.read()
             reading = asyncio.create_task(self.stream.read())
-            hinting = asyncio.create_task(self._hint_due.wait())
+            ending = asyncio.create_task(self._input_ended.wait())
             try:
-                await asyncio.wait((reading, hinting), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    await asyncio.wait((reading,), timeout=_HINT_AFTER)
                 if reading.done():
                     return await reading
-                self._hint_said = True
+                self._hinted = True
                 return Data(STDERR, _HINT)
             finally:
-                for task in (reading, hinting):
-                    task.cancel()
-                await asyncio.gather(reading, hinting, return_exceptions=True)
+                reading.cancel()
+                ending.cancel()
+                await asyncio.gather(reading, ending, return_exceptions=True)
         except StreamBroken as error:
             await self._blame_pod()
             raise self._lost(str(error)) from error

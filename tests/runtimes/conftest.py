@@ -1,11 +1,15 @@
-"""The worlds that the conformance suite runs in: local processes, and Docker over busybox and over Debian."""
+"""The worlds that the conformance suite runs in: local processes, Docker, and a cluster by v5 and by v4."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from bastion.runtimes.docker import DockerRuntime
+from bastion.runtimes.kubernetes import KubernetesRuntime
 from bastion.runtimes.process import ProcessRuntime
+from tests.cluster import Cluster
 from tests.engine import Engine
 from tests.runtimes.world import World, look_here
 
@@ -16,10 +20,19 @@ from tests.runtimes.world import World, look_here
         pytest.param("busybox", marks=pytest.mark.docker),
         pytest.param("debian", marks=pytest.mark.docker),
         pytest.param("debian-user", marks=pytest.mark.docker),
+        pytest.param("kubernetes-v5", marks=pytest.mark.kubernetes),
+        pytest.param("kubernetes-v4", marks=pytest.mark.kubernetes),
+        pytest.param("kubernetes-small", marks=pytest.mark.kubernetes),
     ]
 )
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Give each runtime in turn."""
+    if request.param.startswith("kubernetes"):
+        if request.param == "kubernetes-v4" and request.node.get_closest_marker("half_close"):
+            pytest.skip("v4.channel.k8s.io does not pass on the end of standard input")
+        async with in_cluster(request.getfixturevalue("cluster"), request.param) as found:
+            yield found
+        return
     if request.param == "process":
         local = ProcessRuntime("mystack", "web", user=None)
         yield World(local, (await local.find("mystack", "web"))[0], look_here)
@@ -35,6 +48,27 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     (target,) = await runtime.find("conformance", request.param)
     yield World(runtime, target, lambda script: engine.docker("exec", "-u", "0", name, "sh", "-c", script))
     await runtime.close()
+
+
+@asynccontextmanager
+async def in_cluster(cluster: Cluster, name: str) -> AsyncIterator[World]:
+    """Give a pod of the cluster: `kubernetes-v5`, `kubernetes-v4` (no v5 is spoken), `kubernetes-small` (busybox)."""
+    if name == "kubernetes-v4":
+        cluster.switch(protocol="v4")
+    service = "small" if name == "kubernetes-small" else "web"
+    workload = f"conformance-{service}"
+    runtime = KubernetesRuntime(cluster.kubeconfig, None, namespaces={"conformance": cluster.namespace})
+    try:
+        if not await asyncio.to_thread(cluster.pods, workload):
+            image = cluster.image_small if service == "small" else cluster.image
+            await asyncio.to_thread(cluster.deployment, workload, image=image)
+        (target,) = await runtime.find("conformance", workload)
+        pod = str(target.pod_name)
+        yield World(runtime, target, lambda script: cluster.look(pod, script), half_close=name != "kubernetes-v4")
+    finally:
+        await runtime.close()
+        if name == "kubernetes-v4":
+            cluster.switch()
 
 
 @pytest.fixture

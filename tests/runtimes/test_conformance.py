@@ -60,6 +60,7 @@ async def test_big_output(world: World) -> None:
     assert done.err.split()[0].decode() == hashlib.sha256(done.out).hexdigest()
 
 
+@pytest.mark.half_close
 async def test_big_input(world: World) -> None:
     """16 MiB of input are the bytes that were sent."""
     payload = os.urandom(16 * MEBIBYTE)
@@ -67,17 +68,20 @@ async def test_big_input(world: World) -> None:
     assert done.out.split()[0].decode() == hashlib.sha256(payload).hexdigest()
 
 
+@pytest.mark.half_close
 async def test_both_ways(world: World) -> None:
     """What goes through `cat` comes back whole."""
     payload = os.urandom(4 * MEBIBYTE)
     assert (await world.command("cat", payload)).out == payload
 
 
+@pytest.mark.half_close
 async def test_half_close(world: World) -> None:
     """The end of input ends the input only: `sort` answers behind it."""
     assert (await world.command("sort", b"b\na\n")).out == b"a\nb\n"
 
 
+@pytest.mark.half_close
 async def test_output_after_the_end_of_input(world: World) -> None:
     """A program may run on and write long after its input has ended."""
     done = await world.command("cat >/dev/null; sleep 3; echo late; exit 3")
@@ -299,6 +303,7 @@ async def test_neighbours_are_left_alone(world: World) -> None:
         await read_until(other, b"still here")
 
 
+@pytest.mark.half_close
 async def test_many_at_once(world: World) -> None:
     """Twenty sessions at once each get their own."""
     done = await asyncio.gather(*(world.command(f"cat; echo {number}", b"x") for number in range(20)))

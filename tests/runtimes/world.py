@@ -45,6 +45,7 @@ class World:
     runtime: Runtime
     target: Target
     look: Callable[[str], str]
+    half_close: bool = True  # whether the end of standard input is passed on
 
     async def run(self, asked: Request, events: Sequence[Event] = (Eof(),), target: Target | None = None) -> Done:
         """Run a request, send the events while its output is read, and return what came."""
