@@ -334,6 +334,8 @@ def load(path: Path | None) -> Settings:
             raise ConfigurationError(
                 f"{path}: {error}", "docs/configuration.md has an example of every section"
             ) from error
+    if values.get("docker") == {}:  # pydantic-settings forgets an empty table, and engine_of asks whether it was there
+        values["docker"] = DockerSettings().model_dump()
     hint = "docs/configuration.md lists every key"
     if strangers := _unknown_variables():
         raise ConfigurationError("; ".join(f"{name}: unknown key" for name in strangers), hint)
