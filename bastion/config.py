@@ -230,7 +230,6 @@ class Settings(BaseSettings):
         extra="forbid",
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
     )
 
     ssh: SshSettings = SshSettings()
@@ -334,8 +333,6 @@ def load(path: Path | None) -> Settings:
             raise ConfigurationError(
                 f"{path}: {error}", "docs/configuration.md has an example of every section"
             ) from error
-    if values.get("docker") == {}:  # pydantic-settings forgets an empty table, and engine_of asks whether it was there
-        values["docker"] = DockerSettings().model_dump()
     hint = "docs/configuration.md lists every key"
     if strangers := _unknown_variables():
         raise ConfigurationError("; ".join(f"{name}: unknown key" for name in strangers), hint)

@@ -302,6 +302,11 @@ A_STACK = "[[stacks]]\nname = 'a'\n"
         (CLUSTER, "kubernetes:k", "kubernetes:k"),
         (ENGINES + CLUSTER, "unix:///d", "unix:///d"),
         ("[docker]\n" + CLUSTER, "unix:///var/run/docker.sock", "unix:///var/run/docker.sock"),
+        (
+            "[docker]\nhost = 'unix:///var/run/docker.sock'\n" + CLUSTER,
+            "unix:///var/run/docker.sock",
+            "unix:///var/run/docker.sock",
+        ),
         (ENGINES + CLUSTER + A_STACK, "unix:///d", "unix:///d"),
         (ENGINES + CLUSTER + A_STACK + "runtime = 'kubernetes'", "kubernetes:k", "unix:///d"),
         (ENGINES + CLUSTER + A_STACK + "context = 'l'", "kubernetes:l", "unix:///d"),
