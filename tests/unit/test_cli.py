@@ -12,6 +12,7 @@ import pytest
 
 from bastion.cli.check import look_at_engine
 from bastion.errors import RuntimeFailed
+from tests.cluster import Cluster
 from tests.unit.memory_runtime import MemoryRuntime
 
 
@@ -206,6 +207,31 @@ def test_check_names_a_cluster_that_cannot_be_reached(home: Cli) -> None:
     (fault,) = [one for one in found if one["part"] == "engine" and "none.yaml" in one["words"]]
     assert not fault["right"]
     assert fault["hint"]
+
+
+@pytest.mark.docker
+def test_check_names_the_right_that_is_missing(home: Cli, cluster: Cluster) -> None:
+    """Against a Role without `create` on pods/exec, check names exactly that, in its namespace, and fails."""
+    home.configure(
+        f'[kubernetes]\nkubeconfig = "{cluster.kubeconfig}"\n[[stacks]]\nname = "mystack"\nruntime = "kubernetes"\n'
+        f'namespace = "{cluster.namespace}"\n'
+    )
+
+    def engine() -> list[tuple[bool, str, str]]:
+        found = json.loads(home("check", "--json", status=1).stdout)["findings"]
+        return [(one["right"], one["words"], one["hint"]) for one in found if "ubernetes" in str(one) + one["hint"]]
+
+    before = engine()
+    assert [right for right, _, _ in before] == [True]
+    assert before[0][1].startswith("Kubernetes v1.")
+    cluster.switch(forbid=[("create", "pods/exec")])
+    try:
+        (_, fault) = engine()
+    finally:
+        cluster.switch()
+    right, words, hint = fault
+    assert (right, words) == (False, f"in the namespace {cluster.namespace} the bastion may not create pods/exec")
+    assert "examples/kubernetes" in hint
 
 
 def test_check_of_a_docker_only_bastion_loads_no_client_of_clusters(home: Cli) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bastion.config import load
+from tests.cluster import Cluster
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KUBERNETES = EXAMPLES / "kubernetes"
@@ -171,12 +172,44 @@ def test_key_home_is_unpacked_with_its_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.docker
-def test_kubectl_applies_it(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("toolbox", [False, True])
+async def test_role_is_what_the_bastion_asks_for(cluster: Cluster, *, toolbox: bool) -> None:
+    """With the example's rights nothing is missing; without any, what is missing is exactly them."""
+    from bastion.runtimes.kubernetes import KubernetesRuntime  # noqa: PLC0415 - its SDK is dear
+
+    needed = LEAST | ({("", "pods/ephemeralcontainers", "patch")} if toolbox else set())
+    runtime = KubernetesRuntime(
+        cluster.kubeconfig,
+        "token",
+        namespaces={"mystack": cluster.namespace},
+        toolboxes={"mystack": "busybox"} if toolbox else {},
+    )
+    try:
+        cluster.switch(rights=[(verb, resource) for _, resource, verb in needed])
+        assert await runtime.faults() == []
+        cluster.switch(rights=[])
+        (fault,) = await runtime.faults()
+        start = f"in the namespace {cluster.namespace} the bastion may not "
+        assert fault.public.startswith(start)
+        named = set()
+        for words in fault.public.removeprefix(start).split("; "):
+            verbs, _, place = words.rpartition(" ")
+            resource, _, group = place.partition(".")
+            named |= {(group, resource, verb) for verb in verbs.split(" and ")}
+        assert named == needed
+        assert "examples/kubernetes" in fault.hint
+    finally:
+        cluster.switch()
+        await runtime.close()
+
+
+@pytest.mark.docker
+def test_kubectl_applies_it(cluster: Cluster) -> None:
     """`kubectl apply -k examples/kubernetes --dry-run=client` is clean."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
-    kubeconfig = str(request.getfixturevalue("cluster").kubeconfig)
-    command = ["kubectl", "--kubeconfig", kubeconfig, "apply", "-k", str(KUBERNETES), "--dry-run=client"]
+    command = ["kubectl", "--kubeconfig", str(cluster.kubeconfig), "apply", "-k", str(KUBERNETES), "--dry-run=client"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert len(done.stdout.splitlines()) == done.stdout.count("created (dry run)") > 8
