@@ -29,6 +29,7 @@ _LAST: Final = 5.0  # seconds for the close behind the status
 _CLOSING: Final = 2.0
 _MESSAGE_LIMIT: Final = 500
 _TOO_LONG: Final = (413, 414, 431)
+_LONG: Final = 7 * 1024  # characters of a command that every proxy takes; some say 400 to more
 _ENDS: Final = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED)
 _CONNECTION: Final = (aiohttp.ClientError, OSError)
 
@@ -128,7 +129,7 @@ class PodStream:
         try:
             self._socket = await self._stack.enter_async_context(self._cluster.websocket(where, query, (V5, V4)))
         except Answered as answered:
-            raise _refused(answered, self.place) from answered
+            raise _refused(answered, self.place, sum(map(len, arguments))) from answered
         if self._socket.protocol not in (V5, V4):
             await self.close()
             raise RuntimeFailed(
@@ -243,20 +244,23 @@ async def _ping(socket: aiohttp.ClientWebSocketResponse) -> None:
             await socket.ping()
 
 
-def _refused(answered: Answered, place: Place) -> RuntimeFailed:
-    """Turn a handshake that was refused into our error; its body, which says why, is lost to aiohttp."""
+def _refused(answered: Answered, place: Place, length: int) -> RuntimeFailed:
+    """Turn a handshake that was refused into our error; its body, which says why, is lost to aiohttp.
+
+    `length` is how many characters the command has, which travels in the address.
+    """
     hint = "connect again when its service is back"
-    if answered.status == 400:  # noqa: PLR2004 - HTTP's own numbers
+    if answered.status in _TOO_LONG or (answered.status == 400 and length > _LONG):  # noqa: PLR2004 - HTTP's own numbers
+        return RuntimeFailed(
+            f"the cluster, or a proxy on the way to it, does not take a command of {length} characters",
+            "send it on standard input instead of as a command",
+            detail=str(answered),
+        )
+    if answered.status == 400:  # noqa: PLR2004
         words = f"the pod {place.pod} has no container {place.container} that runs"
         return ContainerEnded(words, hint, detail=str(answered))
     if answered.status == 404:  # noqa: PLR2004
         return ContainerEnded(f"the pod {place.pod} is gone", hint, detail=str(answered))
-    if answered.status in _TOO_LONG:
-        return RuntimeFailed(
-            "the command is too long for the cluster, or for a proxy on the way to it",
-            "send it on standard input instead of as a command",
-            detail=str(answered),
-        )
     if answered.status == 403:  # noqa: PLR2004
         return refusal(answered, f"create and get pods/exec in the namespace {place.namespace}")
     return refusal(answered, f"start a program in the pod {place.pod}")
