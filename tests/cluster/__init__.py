@@ -15,6 +15,7 @@ frames are those of a real cluster (reference/kubernetes-frames.txt). Its module
 
 import os
 import secrets
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,6 +79,16 @@ class Cluster:
     def server(self) -> str:
         """The API server's address, https://host:port."""
         return self._client.server
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers by which the kubeconfig's user is let in."""
+        return dict(self._client.headers)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The TLS of the kubeconfig's user."""
+        return self._client.context
 
     @property
     def serviceaccount(self) -> Path:

@@ -19,13 +19,19 @@ Object = dict[str, Any]
 
 
 class Client:
-    """One kubeconfig's present context, spoken to synchronously and by nothing of bastion's."""
+    """One kubeconfig's present context, spoken to synchronously and by nothing of bastion's.
+
+    Attributes:
+        server: https://host:port.
+        headers: what a request needs to be let in, beside the context's certificate.
+        context: the TLS that the server asks for.
+    """
 
     def __init__(self, kubeconfig: Path, *, real: bool) -> None:
-        self.server, self._headers, self._context = (_by_sdk if real else _by_file)(kubeconfig)
-        self._headers |= {"User-Agent": HARNESS}
+        self.server, self.headers, self.context = (_by_sdk if real else _by_file)(kubeconfig)
+        self._headers = self.headers | {"User-Agent": HARNESS}
         self._http = httpx.Client(
-            base_url=self.server, verify=self._context, headers=self._headers, timeout=_SECONDS, trust_env=False
+            base_url=self.server, verify=self.context, headers=self._headers, timeout=_SECONDS, trust_env=False
         )
 
     def call(
@@ -53,20 +59,16 @@ class Client:
             "wss" + self.server.removeprefix("https") + path,
             subprotocols=["v4.channel.k8s.io"],
             header=[f"{name}: {value}" for name, value in self._headers.items()],
-            sslopt={"context": self._context},
+            sslopt={"context": self.context},
             timeout=_SECONDS,
         )
-        out, status = bytearray(), b""
-        while True:
-            opcode, frame = connected.recv_data()
-            if opcode == websocket.ABNF.OPCODE_CLOSE:
-                break
-            if frame[:1] == b"\x01":
-                out += frame[1:]
-            elif frame[:1] == b"\x03":
-                status += frame[1:]
-        connected.close()
-        return out.decode(errors="replace"), cast("Object", json.loads(status))
+        streams: dict[int, bytearray] = {1: bytearray(), 2: bytearray(), 3: bytearray()}
+        try:
+            while (received := connected.recv_data())[0] != websocket.ABNF.OPCODE_CLOSE:
+                streams[received[1][0]] += received[1][1:]
+        finally:
+            connected.shutdown()
+        return streams[1].decode(errors="replace"), cast("Object", json.loads(streams[3]))
 
     def close(self) -> None:
         """Let go of the connections."""
