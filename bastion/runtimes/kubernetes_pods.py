@@ -212,7 +212,9 @@ def hazards(spec: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[str,
 
 
 def _opens_engine(source: str, below: object) -> bool:
-    path = posixpath.normpath("/" + source.strip("/") + "/" + (below if isinstance(below, str) else ""))
+    path = posixpath.normpath(
+        posixpath.join("/", source.strip("/"), below.strip("/") if isinstance(below, str) else "")
+    )
     if path.startswith("/var/run/"):
         path = path.removeprefix("/var")
     return PurePosixPath(path).name in _ENGINE_SOCKETS or path in _SOCKET_FOLDERS or path in _NODE_FOLDERS

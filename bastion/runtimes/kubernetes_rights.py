@@ -57,7 +57,7 @@ async def missing(
     words = "; ".join(f"{' and '.join(verbs)} {resource}" for resource, verbs in lacking.items())
     return RuntimeFailed(
         f"in the namespace {namespace} the bastion may not {words}",
-        f"kubectl apply the Role of examples/kubernetes in the namespace {namespace}",
+        "give it the Role of examples/kubernetes/application, there: set its namespace and kubectl apply -k it",
     )
 
 

@@ -89,6 +89,7 @@ class Collection(Generic[_Kept]):
         self._version = ""
         self._generation = 0
         self._task: asyncio.Task[None] | None = None
+        self._said = ""
 
     @property
     def is_current(self) -> bool:
@@ -165,11 +166,11 @@ class Collection(Generic[_Kept]):
             except Answered as answered:
                 if answered.status in (_GONE, _FORBIDDEN):
                     self._version = ""
-                _log.info("a watch ended", path=self._path, error=str(answered))
+                self._say(str(answered))
             except RuntimeFailed as error:
-                _log.info("a watch ended", path=self._path, error=f"{error.public} {error.detail}".strip())
+                self._say(f"{error.public} {error.detail}".strip())
             except TimeoutError:
-                _log.info("a watch ended", path=self._path, error="the server did not end it in time")
+                self._say("the server did not end it in time")
             lasted = time.monotonic() - began > _PAUSES[1]
             pause = _PAUSES[0] if lasted else min(pause * 2, _PAUSES[1])
             if ended_well and lasted:
@@ -196,6 +197,13 @@ class Collection(Generic[_Kept]):
 
     def _opened(self) -> None:
         self.is_followed = True
+        self._said = ""
+
+    def _say(self, error: str) -> None:
+        """Log why the watch ended or cannot be opened, once until it is open again."""
+        if error != self._said:
+            _log.info("a watch ended", path=self._path, error=error)
+        self._said = error
 
     def _take(self, event: Mapping[str, Any]) -> None:
         found = event.get("object")
