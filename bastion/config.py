@@ -214,6 +214,7 @@ class GrantSettings(_Section):
     user: str | None = Field(default=None, description="the container user that programs run as")
     expires: AwareDatetime | None = None
     max_sessions: int | None = Field(default=None, ge=1, description="sessions by this grant at a time")
+    watch_notice: bool = Field(default=True, description="the user is told when somebody watches the session")
 
     @model_validator(mode="after")
     def _of_somebody(self) -> "GrantSettings":

@@ -72,6 +72,11 @@ class Gateway:
         self._metrics = metrics
         self._granted: dict[LiveSession, tuple[Identity, Request, Target]] = {}
 
+    @property
+    def rules(self) -> Rules:
+        """What it judges by at present."""
+        return self._rules
+
     def replace_rules(self, rules: Rules) -> None:
         """Judge by new rules from now on; sessions that they do not allow are ended."""
         self._rules = rules
@@ -142,6 +147,7 @@ class Gateway:
         began = time.monotonic()
         told: Exception | None = None
         channel.when_ended(session.end)
+        session.tell, session.terminal = channel.say, request.terminal
         limits = self._rules.limits
         try:
             async with AsyncExitStack() as cleanup:

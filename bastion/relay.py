@@ -44,6 +44,7 @@ async def relay(channel: Channel, program: Exec, session: LiveSession, record: R
         async for event in source:
             await record(event)
             session.count(event)
+            session.publish(event)
             await sink.send(event)
 
     async def follow() -> Exit:

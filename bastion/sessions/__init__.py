@@ -2,19 +2,20 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, LimitReached, SessionEnded
-from bastion.model import STDIN, Data, Event, Identity, Request, Session, Target, now
+from bastion.model import STDIN, Data, Event, Identity, Request, Session, Target, Terminal, now
+from bastion.sessions.watching import Watchers
 
 
 class LiveSession:
     """One session while it lives: its record, its traffic, and the one way to end it.
 
     `bytes_in` counts what the client sent, `bytes_out` what the container sent; `active_at` is when anything last went
-    either way, on the event loop's clock.
+    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own.
     """
 
     def __init__(self, session: Session, grant: GrantSettings | None = None) -> None:
@@ -23,6 +24,9 @@ class LiveSession:
         self.bytes_in = 0
         self.bytes_out = 0
         self.active_at = asyncio.get_running_loop().time()
+        self.watchers = Watchers()
+        self.terminal: Terminal | None = None
+        self.tell: Callable[[str], None] = lambda _line: None
         self._reason: BastionError | None = None
         self._task: asyncio.Task[object] | None = None
 
@@ -38,6 +42,10 @@ class LiveSession:
                 self.bytes_in += len(event.payload)
             else:
                 self.bytes_out += len(event.payload)
+
+    def publish(self, event: Event) -> None:
+        """Show the event to those who watch; never waits."""
+        self.watchers.publish(event)
 
     def end(self, reason: BastionError) -> None:
         """End the session for this reason; the first reason counts, and what is already ending is left alone."""
@@ -91,6 +99,10 @@ class Sessions:
         live = self._live.get(uid)
         return live.session if live else None
 
+    def live(self, uid: str) -> LiveSession | None:
+        """Return the session itself where it is live and this node's own."""
+        return self._live.get(uid)
+
     def end(self, uid: str, reason: str) -> bool:
         """End one session; False when there is no live one of this uid."""
         live = self._live.get(uid)
@@ -129,6 +141,7 @@ class Sessions:
             yield live
         finally:
             del self._live[request.uid]
+            live.watchers.end()
             if not self._live:
                 self._empty.set()
 
