@@ -28,7 +28,7 @@ if command -v python3 >/dev/null; then exec python3 -IS -c '
 import os, socket, sys
 server = socket.socket()
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-server.bind(("127.0.0.1", int(sys.argv[1])))
+server.bind((sys.argv[3], int(sys.argv[1])))
 server.listen()
 link = server.accept()[0]
 server.close()
@@ -36,16 +36,16 @@ os.dup2(link.fileno(), 0)
 os.dup2(link.fileno(), 1)
 link.close()
 os.execvp("sh", ["sh", "-c", sys.argv[2]])
-' "$DIALLED_PORT" "$DIALLED_SCRIPT"; fi
+' "$DIALLED_PORT" "$DIALLED_SCRIPT" "$DIALLED_HOST"; fi
 exec nc -l -p "$DIALLED_PORT" -e sh -c "$DIALLED_SCRIPT"
 """
 
 
 @asynccontextmanager
-async def listening(world: World, script: str) -> AsyncIterator[int]:
+async def listening(world: World, script: str, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """Run a server in the container that talks by the script to whoever connects; give its port."""
     port = random.randrange(20000, 32000)  # noqa: S311 - only to be another than the last one
-    asked = request(_SERVER, environment={"DIALLED_PORT": str(port), "DIALLED_SCRIPT": script})
+    asked = request(_SERVER, environment={"DIALLED_PORT": str(port), "DIALLED_SCRIPT": script, "DIALLED_HOST": host})
     async with world.runtime.exec(world.target, asked):
         for _ in range(200):
             table = await asyncio.to_thread(world.look, "cat /proc/net/tcp /proc/net/tcp6")
@@ -131,6 +131,20 @@ async def test_what_is_no_data_is_left_out(world: World) -> None:
         await link.send(Resize(80, 24))
         await link.send(Data(STDIN, b"word\n"))
         assert await everything(link) == b"word\n"
+
+
+async def test_another_host(world: World) -> None:
+    """A host that is not the container itself is reached from inside of it, in a pod too."""
+    script = "read line; echo $line; head -c 1048576 /dev/zero"
+    async with (
+        listening(world, script, "127.0.0.2") as port,
+        world.runtime.dial(world.target, "127.0.0.2", port) as link,
+    ):
+        await link.send(Data(STDIN, b"word\n"))
+        assert await everything(link) == b"word\n" + bytes(MEBIBYTE)
+    with pytest.raises(RuntimeFailed, match=r"nothing listens on 127\.0\.0\.2:19999"):
+        async with world.runtime.dial(world.target, "127.0.0.2", 19999) as link:
+            await everything(link)
 
 
 async def test_sending_after_the_end_is_no_error(world: World) -> None:

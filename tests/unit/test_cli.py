@@ -209,7 +209,7 @@ def test_check_names_a_cluster_that_cannot_be_reached(home: Cli) -> None:
     assert fault["hint"]
 
 
-@pytest.mark.docker
+@pytest.mark.kubernetes
 def test_check_names_the_right_that_is_missing(home: Cli, cluster: Cluster) -> None:
     """Against a Role without `create` on pods/exec, check names exactly that, in its namespace, and fails."""
     home.configure(

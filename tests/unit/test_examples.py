@@ -171,7 +171,7 @@ def test_key_home_is_unpacked_with_its_modes(tmp_path: Path) -> None:
     assert kept == "changed"
 
 
-@pytest.mark.docker
+@pytest.mark.kubernetes
 @pytest.mark.parametrize("toolbox", [False, True])
 async def test_role_is_what_the_bastion_asks_for(cluster: Cluster, *, toolbox: bool) -> None:
     """With the example's rights nothing is missing; without any, what is missing is exactly them."""
@@ -203,7 +203,7 @@ async def test_role_is_what_the_bastion_asks_for(cluster: Cluster, *, toolbox: b
         await runtime.close()
 
 
-@pytest.mark.docker
+@pytest.mark.kubernetes
 def test_kubectl_applies_it(cluster: Cluster) -> None:
     """`kubectl apply -k examples/kubernetes --dry-run=client` is clean."""
     if shutil.which("kubectl") is None:
