@@ -15,18 +15,20 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import OpenApiException
 from kubernetes.aio.config import ConfigException
 from yarl import URL
 
 from bastion.errors import RuntimeUnreachable
 from bastion.runtimes import kubernetes_errors
-from bastion.runtimes.kubernetes_answers import body, lines, read_object, successful
+from bastion.runtimes.kubernetes_answers import body, lines, read_object
 from bastion.runtimes.kubernetes_errors import Answered, refusal
 from bastion.runtimes.kubernetes_link import Link, shown
 from bastion.runtimes.kubernetes_login import Login, log_in
 
 __all__ = ["Answered", "Cluster", "path", "refusal"]
 
+SDK_FAILURES: Final = (ConfigException, OpenApiException)
 ANSWER_SECONDS: Final = 30.0
 ANSWER_LIMIT: Final = 64 * 1024 * 1024
 MESSAGE_LIMIT: Final = 1024 * 1024
@@ -87,12 +89,12 @@ class Cluster:
 
         async def send(link: Link, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
             async with asyncio.timeout(ANSWER_SECONDS):
-                response = await session.get(
+                response: aiohttp.ClientResponse = await session.get(
                     _url(link.server, path, [*query.items(), ("watch", "true")]),
                     allow_redirects=False,
                     **await link.options(headers),
                 )
-                return await successful(response)
+                return response
 
         async with self._asked(send) as (server, response), response:
             if opened is not None:
@@ -107,7 +109,7 @@ class Cluster:
     ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
         """Open a WebSocket by one of the subprotocols; messages are at most 1 MiB, pings are answered while one reads.
 
-        A handshake that is refused raises Answered, without the reason: its body is not kept by the library.
+        A handshake that is refused raises Answered, with the reason where the server gives one.
         """
         return self._websocket(path, query, protocols)
 
@@ -171,7 +173,6 @@ class Cluster:
                     **await link.options(headers),
                 )
                 async with response:
-                    await successful(response)
                     return read_object(await body(response, ANSWER_LIMIT))
 
         async with self._asked(send) as (_, answer):
@@ -188,7 +189,7 @@ class Cluster:
             server = shown(link.server)
             async with link.use() as session:
                 try:
-                    with kubernetes_errors.mapped(server):
+                    with kubernetes_errors.mapped(server, SDK_FAILURES):
                         result = await send(link, session)
                 except Answered as answered:
                     if answered.status != _UNAUTHORIZED:
@@ -229,7 +230,7 @@ class Cluster:
                     content = await asyncio.to_thread(_with_files, login, Path(folder))
                     await config.load_kube_config_from_dict(content, client_configuration=configuration)
                 return Link(configuration, client.ApiClient(configuration).rest_client.ssl_context, login, namespace)
-            except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+            except (*SDK_FAILURES, OSError, ValueError, TypeError, KeyError) as error:
                 # the SDK's words quote what it could not read, which may be a secret
                 if login is None:
                     raise RuntimeUnreachable(

@@ -15,9 +15,9 @@ _MESSAGE_LIMIT: Final = 500
 
 
 class Answered(Exception):
-    """An HTTP answer that is no success, of a request or of a handshake (whose body, and so `message`, is lost).
+    """An HTTP answer that is no success, of a request or of a handshake.
 
-    `reason` and `message` are the Status object's, or "".
+    `reason` and `message` are the Status object's, or "" where there is none.
     """
 
     def __init__(self, status: int, reason: str = "", message: str = "") -> None:
@@ -56,11 +56,11 @@ def refusal(answered: Answered, asked: str) -> RuntimeFailed:
 
 
 @contextmanager
-def mapped(server: str) -> Iterator[None]:
-    """Turn what goes wrong on the way to the server into RuntimeUnreachable."""
+def mapped(server: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what goes wrong on the way to the server, and the errors that are so `also`, into RuntimeUnreachable."""
     try:
         yield
-    except FAILURES as error:
+    except (*FAILURES, *also) as error:
         raise unreachable(server, error) from error
 
 
@@ -110,7 +110,7 @@ def unknown_here(server: str) -> RuntimeUnreachable:
 def _detail(error: BaseException) -> str:
     """Say what kind of error it is, and what the system said of it; a URL may hold a command, so no other text."""
     system = error.strerror if isinstance(error, OSError) else None
-    status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+    status = getattr(error, "status", None)
     return " ".join(ascii(str(part))[1:-1] for part in (type(error).__name__, system, status) if part)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from bastion.runtimes.kubernetes_answers import successful
 from bastion.runtimes.kubernetes_login import Login
 
 _CONNECT_SECONDS: Final = 10.0
@@ -45,6 +46,7 @@ class Link:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             read_bufsize=256 * 1024,
+            middlewares=(_refuse,),
         )
 
     @property
@@ -113,6 +115,11 @@ def _impersonated(user: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in headers] + [
         ("Impersonate-Group", str(group)) for group in user.get("as-groups") or []
     ]
+
+
+async def _refuse(request: aiohttp.ClientRequest, ask: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Raise Answered for every answer that is no success: of a handshake the library would follow redirects."""
+    return await successful(await ask(request))
 
 
 def _kept_alive(info: Any) -> socket.socket:
