@@ -1,5 +1,8 @@
 """One TOML file, and the environment over it, become frozen models; what is unknown or wrong is named by its path."""
 
+import contextlib
+import ipaddress
+import json
 import os
 import re
 import tomllib
@@ -18,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from bastion.errors import ConfigurationError
 
@@ -76,6 +79,25 @@ Words = tuple[Annotated[str, Field(min_length=1)], ...]
 Permission = Literal["shell", "exec", "files:read", "files:write", "forward", "agent"]
 
 
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9.-]{1,253})):(\d{1,5})", re.ASCII)
+
+
+def _one_or_more(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):  # from the environment; an address of IPv6 is no JSON
+        with contextlib.suppress(ValueError):
+            return tuple(json.loads(value))
+    return (value,)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -119,19 +141,38 @@ class AuditSettings(_Section):
 class ApiSettings(_Section):
     """The HTTP API."""
 
-    listen: str = "unix:/run/bastion/api.sock"
+    listen: Annotated[Words, NoDecode, BeforeValidator(_one_or_more)] = ("unix:/run/bastion/api.sock",)
+    certificate: Path | None = Field(default=None, description="PEM, with its chain; read again when it changes")
+    private_key: Path | None = Field(default=None, description="PEM, of the certificate")
 
     @field_validator("listen")
     @classmethod
-    def _unix_only(cls, value: str) -> str:
-        if not value.startswith("unix:/"):
-            raise ValueError("must be unix:/PATH")
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            match = _HOST_AND_PORT.fullmatch(address)
+            if not address.startswith("unix:/") and (match is None or int(match[3]) >= 2**16):
+                raise ValueError("must be unix:/PATH or HOST:PORT, or a list of them")
+        if sum(address.startswith("unix:") for address in value) > 1:
+            raise ValueError("has more than one unix:/PATH")
         return value
 
+    @model_validator(mode="after")
+    def _secret(self) -> "ApiSettings":
+        if self.certificate is None and (open_ := [one for one in self.endpoints if not _is_loopback(one[0])]):
+            raise ValueError(f"listening on {open_[0][0]} needs certificate and private_key; only loopback does not")
+        return self
+
     @property
-    def socket(self) -> Path:
-        """The unix socket's path."""
-        return Path(self.listen.removeprefix("unix:"))
+    def socket(self) -> Path | None:
+        """The unix socket's path, when there is one."""
+        found = (Path(one.removeprefix("unix:")) for one in self.listen if one.startswith("unix:"))
+        return next(found, None)
+
+    @property
+    def endpoints(self) -> list[tuple[str, int]]:
+        """The (host, port) pairs to listen on."""
+        matches = (_HOST_AND_PORT.fullmatch(address) for address in self.listen)
+        return [(match[1] or match[2], int(match[3])) for match in matches if match]
 
 
 class DockerSettings(_Section):
@@ -351,6 +392,13 @@ def load(path: Path | None) -> Settings:
         update={
             "keys": settings.keys.model_copy(update={"home": folder / settings.keys.home}),
             "audit": settings.audit.model_copy(update={"directory": folder / settings.audit.directory}),
+            "api": settings.api.model_copy(
+                update={
+                    name: path and folder / path
+                    for name in ("certificate", "private_key")
+                    for path in [getattr(settings.api, name)]
+                }
+            ),
             "kubernetes": settings.kubernetes and _absolute_kubeconfig(settings.kubernetes, folder),
         }
     )

@@ -80,7 +80,8 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _look_at_keys(keyring)
     yield from _look_at_recipients(settings, keyring)
     yield from _look_at_transcripts(settings.audit.directory)
-    yield from _look_at_socket(settings.api.socket)
+    if settings.api.socket is not None:
+        yield from _look_at_socket(settings.api.socket)
     yield from asyncio.run(_look_at_engines(settings))
 
 

@@ -78,6 +78,7 @@ def test_configuration_of_the_cluster_means_the_cluster() -> None:
     assert {settings.engine_of(stack) for stack in ("", "myapp-production", "another")} == {"kubernetes:"}
     pod = yaml.safe_load((KUBERNETES / "bastion" / "deployment.yaml").read_text())["spec"]["template"]["spec"]
     mounted = [Path(mount["mountPath"]) for mount in pod["containers"][0]["volumeMounts"] if not mount.get("readOnly")]
+    assert settings.api.socket is not None
     for path in (settings.keys.home, settings.audit.directory, settings.api.socket):
         assert path.parent in mounted
     assert settings.ssh.listen == ("0.0.0.0:2222",)
