@@ -16,6 +16,7 @@ import cryptography
 
 from bench import measure
 from bench.contenders import CONTAINER, Contender, contenders
+from bench.pods import KUBECTL, POD, POD_BARE, adapter, pods
 from tests.conftest import CACHE
 from tests.engine import Engine
 
@@ -43,6 +44,12 @@ ROWS = (
     Row("memory of an idle session, KiB", measure.memory, (BASTION, BARE, SSHD), 0, fresh=True),
     Row("processor time of a login, ms", measure.login, (BASTION, BARE, SSHD), 2),
 )
+POD_ROWS = (
+    Row("pod: throughput, MiB/s", measure.throughput, (KUBECTL, POD, POD_BARE), 0),
+    Row("pod: throughput of the adapter alone, MiB/s", adapter, (POD_BARE,), 0),
+    Row("pod: connect to first byte, ms", measure.first_byte, (KUBECTL, POD, POD_BARE), 0),
+    Row("pod: echo at a terminal, ms", measure.echo, (KUBECTL, POD, POD_BARE), 2),
+)
 GOALS = (
     ("throughput, MiB/s", BASTION, DIRECT, 0.8, "at least 0.8 of `docker exec`"),
     ("connect to first byte, ms", BASTION, SSHD, 0.35, "at most 0.35 of sshd + ForceCommand"),
@@ -58,14 +65,18 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=5, help="runs of each measurement and contender")
     arguments.add_argument("--only", help="measure only the rows whose title has this word")
     chosen = arguments.parse_args()
-    rows = [row for row in ROWS if chosen.only is None or chosen.only in row.title]
+    rows, pod_rows = (
+        [row for row in every if chosen.only is None or chosen.only in row.title] for every in (ROWS, POD_ROWS)
+    )
     engine = Engine(CACHE)
     try:
         engine.start_engine()
         engine.prepare()
         with tempfile.TemporaryDirectory(prefix="bastion-bench-") as folder:
-            figures = _measure(engine, Path(folder), rows, chosen.runs)
+            figures = _measure(engine, Path(folder), rows, chosen.runs) if rows else {}
+            in_pods, cluster = _measure_pods(engine, Path(folder) / "pods", pod_rows, chosen.runs)
         report = _report(figures, chosen.runs, engine.docker("version", "--format", "{{.Server.Version}}"))
+        report += _report_pods(in_pods, cluster)
     finally:
         engine.close()
     print(report)
@@ -85,6 +96,17 @@ def _measure(engine: Engine, folder: Path, rows: Sequence[Row], runs: int) -> Fi
             with contenders(engine, folder / f"fresh{run}") as every:
                 _take(row, every, figures)
     return figures
+
+
+def _measure_pods(engine: Engine, folder: Path, rows: Sequence[Row], runs: int) -> tuple[Figures, str]:
+    figures: Figures = {row.title: {name: [] for name in row.of} for row in rows}
+    if not rows:
+        return figures, ""
+    with pods(engine, folder) as (every, cluster):
+        for row in rows:
+            for _ in range(runs):
+                _take(row, every, figures)
+    return figures, cluster
 
 
 def _take(row: Row, every: Sequence[Contender], figures: Figures) -> None:
@@ -117,6 +139,18 @@ def _report(figures: Figures, runs: int, docker: str) -> str:
             value = mine / statistics.median(figures[title][other]) if other else mine
             met = value >= bound if title.startswith("throughput") else value <= bound
             lines.append(f"| {title.split(',')[0]}: {words} | {value:.2f} | {'yes' if met else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _report_pods(figures: Figures, cluster: str) -> str:
+    if not figures:
+        return ""
+    names = (KUBECTL, POD, POD_BARE)
+    digits = {row.title: row.digits for row in POD_ROWS}
+    lines = ["", f"Into a pod of {cluster}:", "", f"| | {' | '.join(names)} |", "|---|---:|---:|---:|"]
+    for title, taken in figures.items():
+        cells = [_cell(taken.get(name), digits[title]) for name in names]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

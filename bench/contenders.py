@@ -47,10 +47,9 @@ def contenders(engine: Engine, folder: Path) -> Iterator[list[Contender]]:
     engine.start(CONTAINER, engine.image_debian, stack="bench", service="web")
     with ExitStack() as stack:
         stack.callback(engine.remove, CONTAINER)
-        recorded = _bastion(stack, "bastion", folder / "recorded", engine, [sys.executable, "-m", "bastion"])
-        unrecorded = _bastion(
-            stack, "bastion, no record", folder / "unrecorded", engine, [sys.executable, "-m", "bench.unrecorded"]
-        )
+        sections = f'[docker]\nhost = "{engine.host}"\n'
+        recorded = bastion(stack, "bastion", folder / "recorded", sections)
+        unrecorded = bastion(stack, "bastion, no record", folder / "unrecorded", sections, "bench.unrecorded")
         direct = Contender(
             "docker exec",
             lambda command, *, tty=False: [
@@ -62,8 +61,9 @@ def contenders(engine: Engine, folder: Path) -> Iterator[list[Contender]]:
         yield [direct, recorded, unrecorded, _sshd(stack, folder / "sshd", engine)]
 
 
-def _bastion(stack: ExitStack, name: str, folder: Path, engine: Engine, program: list[str]) -> Contender:
-    server = Bastion(folder, f'[docker]\nhost = "{engine.host}"\n{_LIMITS}', program=program)
+def bastion(stack: ExitStack, name: str, folder: Path, sections: str, module: str = "bastion") -> Contender:
+    """Start a bastion before the engine that the TOML of `sections` names, where `web@bench` is the container."""
+    server = Bastion(folder, sections + _LIMITS, program=[sys.executable, "-m", module])
     server.config.write_text(
         server.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 1000\nmax_startups_per_source = 100")
     )
