@@ -106,8 +106,8 @@ def test_a_session_has_its_eight_names(bastion: Bastion, api: list[str], cluster
     """`bastion sessions list --json` shows what Cloud 66's Session has, with the container that was named."""
     shell = bastion.terminal("sleep 1000", name="api.2+log@mystack")
     try:
-        assert _wait(20, lambda: any(one["state"] == "active" for one in bastion.sessions()))
-        (session,) = bastion.sessions()
+        assert _wait(20, lambda: any(one["pod_name"] == api[1] for one in bastion.sessions()))
+        (session,) = [one for one in bastion.sessions() if one["pod_name"] == api[1]]
         assert {
             "service_name": "api", "namespace": cluster.namespace, "command": "sleep 1000", "stack": "mystack",
             "deployment_name": "api-deployment", "pod_name": api[1], "container_name": "log",
