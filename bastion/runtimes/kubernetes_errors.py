@@ -58,9 +58,10 @@ def refusal(answered: Answered, asked: str) -> RuntimeFailed:
 @contextmanager
 def mapped(server: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what goes wrong on the way to the server, and the errors that are so `also`, into RuntimeUnreachable."""
+    failures: tuple[type[Exception], ...] = (*FAILURES, *also)
     try:
         yield
-    except (*FAILURES, *also) as error:
+    except failures as error:
         raise unreachable(server, error) from error
 
 
