@@ -67,7 +67,7 @@ class Client:
             while (received := connected.recv_data())[0] != websocket.ABNF.OPCODE_CLOSE:
                 streams[received[1][0]] += received[1][1:]
         finally:
-            connected.shutdown()
+            connected.shutdown()  # type: ignore[no-untyped-call]
         return streams[1].decode(errors="replace"), cast("Object", json.loads(streams[3]))
 
     def close(self) -> None:

@@ -142,6 +142,7 @@ def _report(store: Store, resource: str, workload: Object) -> None:
     pods = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     ready = sum(is_ready(pod) for pod in pods)
     made["status"] = {"replicas": len(pods), "readyReplicas": ready, "availableReplicas": ready}
+    made["status"] |= {"updatedReplicas": len(pods), "observedGeneration": metadata["generation"]}
     store.put((resource, metadata["namespace"], metadata["name"]), made)
 
 

@@ -70,8 +70,14 @@ def find(group: str, version_: str, plural: str) -> Resource | None:
 
 
 def answer_to(path: str, server: str) -> Object | None:
-    """Answer a discovery path (/api, /apis, /api/v1, /apis/G, /apis/G/V); None when it is no such path."""
+    """Answer a discovery path (/api, /apis, /api/v1, /apis/G, /apis/G/V, /openapi/v3…); None when it is none."""
     groups = {one.group: one.version for one in RESOURCES} | {"authorization.k8s.io": "v1"}
+    if path.startswith("/openapi/v3"):
+        return _openapi(path.removeprefix("/openapi/v3").strip("/"), groups)
+    return _discovery(path, groups, server)
+
+
+def _discovery(path: str, groups: dict[str, str], server: str) -> Object | None:
     match path.strip("/").split("/"):
         case ["api"]:
             addresses = [{"clientCIDR": "0.0.0.0/0", "serverAddress": server}]
@@ -79,13 +85,32 @@ def answer_to(path: str, server: str) -> Object | None:
         case ["apis"]:
             made = [_group(group, version_) for group, version_ in groups.items() if group]
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": made}
-        case ["api", "v1"]:
-            return _resources("", "v1")
         case ["apis", group] if group in groups:
             return {"kind": "APIGroup", "apiVersion": "v1"} | _group(group, groups[group])
-        case ["apis", group, version_] if groups.get(group) == version_:
-            return _resources(group, version_)
+        case ["api", "v1"]:
+            return _resources("", "v1")
+        case ["apis", group, version_]:
+            return _resources(group, version_) if groups.get(group) == version_ else None
     return None
+
+
+def _openapi(path: str, groups: dict[str, str]) -> Object | None:
+    """Answer /openapi/v3: that the server validates fields itself, which is all that kubectl wants to know of it."""
+    paths = {f"apis/{group}/{made}" if group else f"api/{made}": (group, made) for group, made in groups.items()}
+    if not path:
+        return {"paths": {name: {"serverRelativeURL": f"/openapi/v3/{name}?hash=1"} for name in paths}}
+    if path not in paths:
+        return None
+    group, version_ = paths[path]
+    field: Object = {"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}
+    described: Object = {}
+    for one in RESOURCES:
+        if one.group == group:
+            kind = {"group": group, "version": version_, "kind": one.kind}
+            patch: Object = {"parameters": [field], "responses": {"200": {"description": "OK"}}}
+            described[f"/{path}/{one.plural}/{{name}}"] = {"patch": patch | {"x-kubernetes-group-version-kind": kind}}
+    info = {"title": "Kubernetes", "version": "unversioned"}
+    return {"openapi": "3.0.0", "info": info, "paths": described, "components": {"schemas": {}}}
 
 
 def _group(group: str, version_: str) -> Object:

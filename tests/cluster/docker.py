@@ -42,7 +42,12 @@ class Docker:
         command = [*container.get("command", ()), *container.get("args", ())]
         if container.get("command"):
             words += ["--entrypoint", command.pop(0)]
-        code, out = await self._docker(*words, container["image"], *command)
+        starting = asyncio.create_task(self._docker(*words, container["image"], *command))
+        try:
+            code, out = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting  # or what it starts is removed by nobody
+            raise
         if code != 0:
             await self.remove(name)
             raise OSError(out.strip())

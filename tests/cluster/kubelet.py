@@ -14,6 +14,7 @@ from tests.cluster.switches import Switches
 
 _PULL_BACK_OFF_SECONDS: Final = 1.0
 _RESTART_BACK_OFF_SECONDS: Final = 10.0
+_KILL_SECONDS: Final = 10
 _EVICTED: Final = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 12Mi. "
 
 
@@ -160,11 +161,11 @@ class Pod:
             container.state = {"waiting": {"reason": "ImagePullBackOff", "message": words}}
             self.report()
             await asyncio.sleep(_PULL_BACK_OFF_SECONDS)
-        namespace, name = self._key[1:]
-        full = f"{namespace}_{name}_{container.spec['name']}_{self.uid[:8]}_{container.restarts}"
         while True:
             try:
-                made = await self._docker.run(self._made, container.spec, full, self.holder(), self._pids(container))
+                made = await self._docker.run(
+                    self._made, container.spec, self._full_name(container), self.holder(), self._pids(container)
+                )
                 break
             except OSError as error:
                 container.state = {"waiting": {"reason": "CreateContainerError", "message": str(error)}}
@@ -247,23 +248,26 @@ class Pod:
         self._docker.forget(self._made)
 
     async def _end_containers(self, grace: int) -> None:
+        """Ask the running containers to end, and kill them after `grace` seconds; none is started again."""
         self._life.cancel()
-        for container in self._containers.values():
-            if container.id is not None and grace:
-                self._docker.signal(container.id, signal.SIGTERM)
-        running = [self._docker.ended(item.id) for item in self._containers.values() if item.id is not None]
-        for name, container in self._containers.items():
-            if container.id is None or not self._evicted:
-                self._tasks[name].cancel()
-        waiting = [asyncio.ensure_future(one) for one in running]
-        if waiting and grace:
-            await asyncio.wait(waiting, timeout=grace)
-        for task in waiting:
-            task.cancel()
-        for container in self._containers.values():
-            if container.id is not None:
-                self._docker.signal(container.id, signal.SIGKILL)
-        if not self._evicted:
-            await self._docker.remove(*(item.id for item in self._containers.values() if item.id is not None))
-        elif keeping := [self._tasks[name] for name, item in self._containers.items() if item.id is not None]:
-            await asyncio.wait(keeping, timeout=10)
+        running = {name: item.id for name, item in self._containers.items() if item.id is not None}
+        for name, task in self._tasks.items():
+            if name not in running or not self._evicted:
+                task.cancel()
+        if grace and running:
+            for container in running.values():
+                self._docker.signal(container, signal.SIGTERM)
+            ends = [asyncio.ensure_future(self._docker.ended(container)) for container in running.values()]
+            await asyncio.wait(ends, timeout=grace)
+            for end in ends:
+                end.cancel()
+        for container in running.values():
+            self._docker.signal(container, signal.SIGKILL)
+        if self._evicted and running:
+            await asyncio.wait([self._tasks[name] for name in running], timeout=_KILL_SECONDS)
+        else:
+            await self._docker.remove(*running.values(), *(self._full_name(one) for one in self._containers.values()))
+
+    def _full_name(self, container: Container) -> str:
+        namespace, name = self._key[1:]
+        return f"{namespace}_{name}_{container.spec['name']}_{self.uid[:8]}_{container.restarts}"

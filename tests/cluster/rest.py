@@ -1,10 +1,9 @@
 """Answer the REST requests of the stand-in: create, get, list, watch, patch and delete objects in memory."""
 
-import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -13,10 +12,9 @@ from tests.cluster.answers import Object, Refused, answer, go_json, not_found
 from tests.cluster.controllers import mark_deleted, with_defaults
 from tests.cluster.node import Node
 from tests.cluster.rights import Where
-from tests.cluster.store import Change, Key, Selector, selector
+from tests.cluster.store import Key, selector
+from tests.cluster.watch import Watch
 
-_BOOKMARK_SECONDS: Final = 10.0
-_WATCH_SECONDS: Final = 1800.0
 _TABLE: Final = "as=PartialObjectMetadata"
 
 
@@ -43,11 +41,11 @@ class Rest:
             case "GET":
                 return answer(self._list(request, where))
             case "POST" if not where.name:
-                return answer(self._create(where, await request.json()), 201)
+                return answer(self._create(where, await body_of(request), dry="dryRun" in request.query), 201)
             case "PUT" | "PATCH" if where.name:
-                return answer(self._patch(where, key, await request.json()))
+                return answer(self._patch(where, key, await body_of(request)))
             case "DELETE" if where.name:
-                body = await request.json() if request.can_read_body else {}
+                body = await body_of(request) if request.can_read_body else {}
                 return answer(self._delete(where, key, request.query, body))
         raise Refused(405, "the server does not allow this method on the requested resource", {})
 
@@ -57,7 +55,7 @@ class Rest:
             raise not_found(where.resource.plural, where.resource.group, where.name)
         return {"kind": where.resource.kind, "apiVersion": where.resource.group_version} | found
 
-    def _create(self, where: Where, body: Object) -> Object:
+    def _create(self, where: Where, body: Object, *, dry: bool) -> Object:
         metadata = body.setdefault("metadata", {})
         name = metadata.get("name") or f"{metadata.get('generateName', '')}{time.time_ns() % 100_000:05d}"
         if where.resource.namespaced and self._store.get(("namespaces", "", where.namespace)) is None:
@@ -67,13 +65,16 @@ class Rest:
             body = with_defaults(body)
         elif where.resource.full == "namespaces":
             body["status"] = {"phase": "Active"}
-        return self._store.create((where.resource.full, where.namespace, name), body)
+        return body if dry else self._store.create((where.resource.full, where.namespace, name), body)
 
     def _patch(self, where: Where, key: Key, body: Object) -> Object:
         found = self._existing(key, where)
         if where.subresource == "ephemeralcontainers":
             return self._add_ephemeral(key, found, body)
-        return self._store.put(key, _merged(found, body))
+        merged = _merged(found, body)
+        if merged.get("spec") != found.get("spec"):
+            merged["metadata"]["generation"] = found["metadata"].get("generation", 1) + 1
+        return self._store.put(key, merged)
 
     def _add_ephemeral(self, key: Key, found: Object, body: Object) -> Object:
         present = found["spec"].setdefault("ephemeralContainers", [])
@@ -131,74 +132,44 @@ class Rest:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)
+        watches = self.watches
+
+        def is_open() -> bool:
+            gone = request.transport is None or request.transport.is_closing()
+            return not gone and self.watches == watches
+
         try:
-            async for kind, made in self._events(request, where):
+            async for kind, made in Watch(self._store, where, request.query, is_open).events():
                 shown = made if kind in ("ERROR", "BOOKMARK") else self._shown(request, made)
                 await response.write(f"{go_json({'type': kind, 'object': shown})}\n".encode())
-        except ConnectionError:
+            await response.write_eof()
+        except ConnectionError:  # the client has gone, as watches end
             return response
-        await response.write_eof()
         return response
-
-    async def _events(self, request: web.Request, where: Where) -> AsyncIterator[tuple[str, Object]]:
-        matches = selector(request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))
-        if where.name:
-            matches = selector("", f"metadata.name={where.name}")
-        begun = asyncio.get_running_loop().time()
-        until = begun + float(request.query.get("timeoutSeconds") or _WATCH_SECONDS)
-        bookmark = begun + _BOOKMARK_SECONDS
-        asked = request.query.get("resourceVersion") or "0"
-        version, watches = int(asked), self.watches
-        if asked == "0":
-            version = self._store.version
-            for made in list(self._store.all(where.resource.full, where.namespace)):
-                if matches(made):
-                    yield "ADDED", _typed(made, where)
-        while (present := asyncio.get_running_loop().time()) < until and self.watches == watches:
-            if request.transport is None or request.transport.is_closing():
-                return
-            try:
-                changes = self._store.since(version)
-            except Refused as refused:
-                yield "ERROR", refused.status()
-                return
-            for change in changes:
-                version = change.version
-                if change.key[0] == where.resource.full and where.namespace in ("", change.key[1]):
-                    for kind, made in _seen(change, matches):
-                        yield kind, _typed(made, where)
-            if present > bookmark and request.query.get("allowWatchBookmarks") in ("true", "1"):
-                bookmark = present + _BOOKMARK_SECONDS
-                metadata = {"resourceVersion": str(version), "creationTimestamp": None}
-                yield "BOOKMARK", _typed({"metadata": metadata}, where)
-            if self._store.version == version:
-                try:
-                    await asyncio.wait_for(self._store.changed(), min(1.0, max(0.0, until - present)))
-                except TimeoutError:
-                    continue
 
     def _shown(self, request: web.Request, made: Object) -> Object:
         return _partial(made) if _TABLE in request.headers.get("Accept", "") else made
 
 
-def _seen(change: Change, matches: Selector) -> list[tuple[str, Object]]:
-    """Say how a change looks through a selector."""
-    before = change.before is not None and matches(change.before)
-    after = change.after is not None and matches(change.after)
-    if after and change.after is not None:
-        return [("MODIFIED" if before else "ADDED", change.after)]
-    if before and change.before is not None:
-        metadata = change.before["metadata"] | {"resourceVersion": str(change.version)}
-        return [("DELETED", change.before | {"metadata": metadata})]
-    return []
+async def body_of(request: web.Request) -> Object:
+    """Read a request's JSON object.
+
+    Raises:
+        Refused: 400 or 415, it is something else.
+    """
+    try:
+        body = await request.json()
+    except ValueError as error:
+        known = "json" in request.content_type
+        words = "couldn't get version/kind; json parse error" if known else "the body is in an unknown format"
+        raise Refused(400 if known else 415, words) from error
+    if not isinstance(body, dict):
+        raise Refused(400, "the body is no object")
+    return body
 
 
 def _place(made: Object) -> tuple[str, str]:
     return made["metadata"].get("namespace", ""), made["metadata"]["name"]
-
-
-def _typed(made: Object, where: Where) -> Object:
-    return {"kind": where.resource.kind, "apiVersion": where.resource.group_version} | made
 
 
 def _partial(made: Object) -> Object:

@@ -16,7 +16,7 @@ from tests.cluster.exec import Asked, Exec, choose
 from tests.cluster.forward import Forward
 from tests.cluster.kubelet import Pod
 from tests.cluster.node import Node
-from tests.cluster.rest import Rest
+from tests.cluster.rest import Rest, body_of
 from tests.cluster.rights import Rights, Where
 from tests.cluster.switches import HARNESS, Switches
 
@@ -60,9 +60,17 @@ class Server:
             for pod in self._node.pods():
                 pod.lose_node(lost=False)
             self._node.switch(Switches())
-        for pods, act in ((asked.pop("evict", None), "evict"), (asked.pop("node_lost", None), "lose_node")):
-            for pod in self._node.named(pods) if pods else ():
-                await pod.evict() if act == "evict" else pod.lose_node()
+        await self._act(asked)
+        pairs = {name: [tuple(pair) for pair in asked[name]] for name in ("forbid", "rights") if asked.get(name)}
+        self._node.switch(dataclasses.replace(self._node.switches, **asked | pairs))
+        return web.Response()
+
+    async def _act(self, asked: dict[str, Any]) -> None:
+        """Do what acts once, and take it out of what is asked."""
+        for pod in self._node.named(asked.pop("evict", "")):
+            await pod.evict()
+        for pod in self._node.named(asked.pop("node_lost", "")):
+            pod.lose_node()
         if asked.pop("compact", False):
             self._node.store.compact()
         if asked.pop("drop_watches", False):
@@ -72,11 +80,6 @@ class Server:
         if asked.pop("restart", False):
             self._drop()
             self._restart = asyncio.create_task(self._come_back())
-        for name in ("forbid", "rights"):
-            if asked.get(name) is not None:
-                asked[name] = [tuple(pair) for pair in asked[name]]
-        self._node.switch(dataclasses.replace(self._node.switches, **asked))
-        return web.Response()
 
     async def _listen(self) -> None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._folder / "ca.crt"))
@@ -121,7 +124,7 @@ class Server:
         if (known := discovery.answer_to(path, f"127.0.0.1:{self.port}")) is not None:
             return answer(known)
         if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" and request.method == "POST":
-            return answer(self._rights.review(user, await request.json(), switches), 201)
+            return answer(self._rights.review(user, await body_of(request), switches), 201)
         where = _where(path)
         if where is None:
             raise Refused(404, "the server could not find the requested resource", {})
@@ -139,17 +142,17 @@ class Server:
         made = self._node.store.get(("pods", where.namespace, where.name))
         if made is None:
             raise Refused(404, f'pods "{where.name}" not found', {"name": where.name, "kind": "pods"})
+        container = _container(made, request.query.get("container", "")) if where.subresource == "exec" else ""
         if request.method != "GET":
             raise Refused(405, "Method Not Allowed", {})
         pod = self._node.pod(where.namespace, where.name)
         if pod is None:
             raise Refused(400, f"pod {where.name} does not have a host assigned")
         if where.subresource == "exec":
-            return await self._exec(request, made, pod, switches)
+            return await self._exec(request, container, pod, switches)
         return await self._forward(request, pod)
 
-    async def _exec(self, request: web.Request, made: Object, pod: Pod, switches: Switches) -> web.StreamResponse:
-        container = _container(made, request.query.get("container", ""))
+    async def _exec(self, request: web.Request, container: str, pod: Pod, switches: Switches) -> web.StreamResponse:
         streams = {n for n, name in enumerate(("stdin", "stdout", "stderr")) if _is_true(request.query.get(name))}
         if not streams:
             return web.Response(status=400, text="you must specify at least 1 of stdin, stdout, stderr")

@@ -68,8 +68,10 @@ class Store:
         if key in self._objects:
             resource, _, name = key
             raise Refused(409, f'{resource} "{name}" already exists', {"name": name, "kind": resource.split(".")[0]})
-        metadata = {"name": key[2]} | ({"namespace": key[1]} if key[1] else {}) | dict(made.get("metadata") or {})
-        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now()}
+        metadata: Object = (
+            {"name": key[2]} | ({"namespace": key[1]} if key[1] else {}) | dict(made.get("metadata") or {})
+        )
+        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
         return self.put(key, made | {"metadata": metadata})
 
     def put(self, key: Key, made: Object) -> Object:
