@@ -5,7 +5,7 @@ import ipaddress
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -72,13 +72,14 @@ async def by_exec(run: Run, target: Target, host: str, port: int) -> AsyncIterat
     )
     if target.shell is not None and shell.for_scripts(target.shell) != target.shell:
         target = replace(target, shell=None)
-    try:
-        async with run(target, request) as program:
+    async with AsyncExitStack() as running:
+        try:
+            program = await running.enter_async_context(run(target, request))
             connection = ExecConnection(program, target.container_name, place)
             await connection.open()
-            yield connection
-    except NoShell as error:
-        raise _no_way(target.container_name) from error
+        except NoShell as error:
+            raise _no_way(target.container_name) from error
+        yield connection
 
 
 class ExecConnection:

@@ -331,6 +331,14 @@ def test_engine_of_a_stack(text: str, engine: str, default: str, tmp_path: Path)
     assert settings.engine_of("another") == default
 
 
+def test_engine_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Docker host or a context in the environment is as if it stood in the file, the default host too."""
+    monkeypatch.setenv("BASTION_KUBERNETES__CONTEXT", "k")
+    assert load(None).engine_of("a") == "kubernetes:k"
+    monkeypatch.setenv("BASTION_DOCKER__HOST", "unix:///var/run/docker.sock")
+    assert load(None).engine_of("a") == "unix:///var/run/docker.sock"
+
+
 def test_one_namespace_on_two_clusters_is_two(tmp_path: Path) -> None:
     """The same namespace of another context is another place."""
     settings = load(

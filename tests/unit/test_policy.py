@@ -126,6 +126,38 @@ def test_key_opens_no_more_than_its_line_says(
     assert policy.may_enter(identity, stack, service.removesuffix(".3")) is expected
 
 
+@pytest.mark.parametrize(
+    ("granted", "expected"),
+    [
+        ("web", True),
+        ("web-deployment", True),
+        ("shop", True),
+        ("web-d*", True),
+        ("web-5d9c-x2x7k", False),
+        ("app", False),
+        ("production", False),
+    ],
+)
+def test_alias_of_a_service_is_its_name(granted: str, *, expected: bool) -> None:
+    """A grant means a service by any of its names, whatever was asked for; a pod's or container's is none of them."""
+    pod = Target(
+        "kubernetes:", "prod", "web", "uid/id", "app", pod_name="web-5d9c-x2x7k", namespace="production",
+        deployment_name="web-deployment", aliases=("web-deployment", "shop"), containers=("app", "log"),
+    )  # fmt: skip
+    policy = Policy([grant("alice", "prod", granted)])
+    for asked in ("web", "web-deployment", "shop", "web-5d9c-x2x7k"):
+        assert allowed(policy, ALICE, ask(f"{asked}@prod"), pod) is expected
+
+
+def test_key_for_a_service_opens_it_by_any_of_its_names() -> None:
+    """A key bound to one name of a service opens it by the others, where a grant for any of them is there."""
+    pod = Target("kubernetes:", "prod", "web", "uid/id", "app", pod_name="web-1", aliases=("web-deployment",))
+    for name in ("web", "web-deployment"):
+        policy = Policy([grant("alice", "prod", name)])
+        assert allowed(policy, replace(ALICE, key_service=name), ask("web-1@prod"), pod)
+        assert not allowed(policy, replace(ALICE, key_service="db"), ask("web@prod"), pod)
+
+
 def test_key_is_no_grant() -> None:
     """A key bound to a stack opens it only where a grant does too."""
     assert not allowed(Policy([grant("bob", "shop")]), replace(ALICE, key_stack="shop"), ask("web@shop"))
