@@ -92,7 +92,8 @@ class Link:
         sent = [("User-Agent", "bastion"), *headers.items(), *self._impersonated]
         settings = await self._configuration.auth_settings()
         if token := (settings.get("BearerToken") or {}).get("value"):
-            sent.append(("Authorization", str(token).strip()))
+            scheme, _, credentials = str(token).strip().partition(" ")
+            sent.append(("Authorization", f"{scheme.title()} {credentials}"))  # the SDK's service account says "bearer"
         options: dict[str, Any] = {"headers": sent, "proxy": self._proxy()}
         if self._configuration.tls_server_name:
             options["server_hostname"] = self._configuration.tls_server_name
