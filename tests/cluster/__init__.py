@@ -7,9 +7,9 @@ started as a process of its own (`python -m tests.cluster`): pods are containers
 frames are those of a real cluster (reference/kubernetes-frames.txt). Its modules, from the outside in:
 
     standin        starts and stops the process    client        the tests' own REST and exec
-    server         TLS, rights, the way to …       rest, store   objects, lists, watches
+    server         TLS, rights, the way to …       rest, watch   objects (store) and their changes
     exec, forward  WebSocket streams               discovery     what kubectl asks first
-    node, kubelet  pods, restarts, status          controllers   workloads → pods
+    node, kubelet  pods, restarts, pod_status      controllers   workloads → pods
     docker, runc   containers and processes        switches      failure modes
 """
 

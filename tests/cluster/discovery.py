@@ -51,8 +51,13 @@ RESOURCES: Final = (
     Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", ("pdb",)),
 )
 
-_SUBRESOURCES: Final = {
-    "pods": {"exec": "PodExecOptions", "portforward": "PodPortForwardOptions", "ephemeralcontainers": "Pod"},
+SUBRESOURCES: Final = {
+    "pods": {
+        "exec": "PodExecOptions",
+        "portforward": "PodPortForwardOptions",
+        "ephemeralcontainers": "Pod",
+        "eviction": "Eviction",
+    },
 }
 
 
@@ -126,7 +131,7 @@ def _resources(group: str, version_: str) -> Object:
         common: Object = {"singularName": one.kind.lower(), "namespaced": one.namespaced}
         entry = common | {"name": one.plural, "kind": one.kind, "verbs": list(_VERBS)}
         entries.append(entry | ({"shortNames": list(one.short)} if one.short else {}))
-        for sub, kind in _SUBRESOURCES.get(one.full, {}).items():
+        for sub, kind in SUBRESOURCES.get(one.full, {}).items():
             entries.append(common | {"name": f"{one.plural}/{sub}", "kind": kind, "verbs": ["create", "get"]})
     if group == "authorization.k8s.io":
         review: Object = {"name": "selfsubjectaccessreviews", "singularName": "selfsubjectaccessreview"}

@@ -4,46 +4,18 @@ import asyncio
 import signal
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from tests.cluster.answers import Object
 from tests.cluster.docker import Docker
+from tests.cluster.pod_status import Container, status_of
+from tests.cluster.runc import NotStarted
 from tests.cluster.store import Key, Store, now
 from tests.cluster.switches import Switches
 
 _PULL_BACK_OFF_SECONDS: Final = 1.0
 _RESTART_BACK_OFF_SECONDS: Final = 10.0
 _KILL_SECONDS: Final = 10
-_EVICTED: Final = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 12Mi. "
-
-
-@dataclass
-class Container:
-    """A container of a pod: its spec, the engine's id while it runs, and its state in the API's words."""
-
-    spec: Object
-    kind: str  # containers, initContainers or ephemeralContainers
-    id: str | None = None
-    shown: str = ""  # the id in the status, of a container that ended too
-    image_id: str = ""
-    restarts: int = 0
-    state: Object = field(default_factory=lambda: {"waiting": {"reason": "ContainerCreating"}})
-    last: Object = field(default_factory=dict)
-
-    @property
-    def sidecar(self) -> bool:
-        """Whether it is a native sidecar: an init container that keeps running."""
-        return self.kind == "initContainers" and self.spec.get("restartPolicy") == "Always"
-
-    def status(self) -> Object:
-        """Return it as an entry of containerStatuses."""
-        running = "running" in self.state
-        made: Object = {"name": self.spec["name"], "state": self.state, "lastState": self.last, "ready": running}
-        made |= {"restartCount": self.restarts, "image": self.spec["image"], "imageID": self.image_id}
-        if self.shown:
-            made["containerID"] = f"containerd://{self.shown}"
-        return made if self.kind == "ephemeralContainers" else made | {"started": running}
 
 
 class Pod:
@@ -161,6 +133,7 @@ class Pod:
             container.state = {"waiting": {"reason": "ImagePullBackOff", "message": words}}
             self.report()
             await asyncio.sleep(_PULL_BACK_OFF_SECONDS)
+        await self._refuse_root(container)
         while True:
             try:
                 made = await self._docker.run(
@@ -174,7 +147,33 @@ class Pod:
         container.image_id = f"docker.io/{image.split(':')[0]}@{digest}"
         container.id = container.shown = made
         container.state = {"running": {"startedAt": now()}}
+        probe = container.spec.get("readinessProbe") or {}
+        container.passed = "exec" not in probe
+        if not container.passed:
+            self._tasks[f"{container.spec['name']} probe"] = asyncio.create_task(self._probe(container, made, probe))
         self.report()
+
+    async def _probe(self, container: Container, number: str, probe: Object) -> None:
+        """Ask a container over and over whether it is ready, while it runs."""
+        while container.id == number:
+            try:
+                asked = await self._docker.runc.start(number, probe["exec"]["command"], tty=False, streams=set())
+                container.passed = await asked.wait() == 0
+            except (NotStarted, FileNotFoundError):
+                container.passed = False
+            self.report()
+            await asyncio.sleep(probe.get("periodSeconds", 10))
+
+    async def _refuse_root(self, container: Container) -> None:
+        """Keep a container waiting that must not run as root and would; the images of the tests all would."""
+        security = dict(self._made["spec"].get("securityContext") or {}) | (container.spec.get("securityContext") or {})
+        namespace, name = self._key[1:]
+        words = "container has runAsNonRoot and image will run as root "
+        words += f'(pod: "{name}_{namespace}({self.uid})", container: {container.spec["name"]})'
+        while security.get("runAsNonRoot") and not security.get("runAsUser"):
+            container.state = {"waiting": {"reason": "CreateContainerConfigError", "message": words}}
+            self.report()
+            await asyncio.sleep(_PULL_BACK_OFF_SECONDS)
 
     def _pids(self, container: Container) -> str | None:
         if (target := container.spec.get("targetContainerName")) is not None:
@@ -185,58 +184,18 @@ class Pod:
         """Write the pod's status as it is now."""
         made = self._store.get(self._key)
         if made is not None and made["metadata"]["uid"] == self.uid:
-            made["status"] = self._status(made)
+            made["status"] = status_of(
+                made,
+                list(self._containers.values()),
+                unready=self._unready(made),
+                evicted=self._evicted,
+                lost=self._lost,
+            )
             self._store.put(self._key, made)
-
-    def _status(self, made: Object) -> Object:
-        by_kind: dict[str, list[Container]] = {"containers": [], "initContainers": [], "ephemeralContainers": []}
-        for container in self._containers.values():
-            by_kind[container.kind].append(container)
-        own = by_kind["containers"]
-        started = len(own) == len(made["spec"]["containers"])
-        phase = "Running" if started and any(item.shown for item in own) else "Pending"
-        if started and made["spec"].get("restartPolicy", "Always") != "Always":
-            codes = [item.state["terminated"]["exitCode"] for item in own if "terminated" in item.state]
-            if len(codes) == len(own):
-                phase = "Failed" if any(codes) else "Succeeded"
-        ready = started and all("running" in item.state for item in own) and not self._unready(made)
-        status: Object = {"phase": "Failed" if self._evicted else phase}
-        status |= {"conditions": self._conditions(made, ready=ready), "hostIP": "192.0.2.1", "podIP": "192.0.2.10"}
-        if self._evicted:
-            status |= {"reason": "Evicted", "message": _EVICTED}
-        elif self._lost:
-            status |= {"reason": "NodeLost", "message": "Node node-1 which was running the pod is unresponsive"}
-        status["startTime"] = made["metadata"]["creationTimestamp"]
-        for kind, field_name in (("containers", "containerStatuses"), ("initContainers", "initContainerStatuses")):
-            if by_kind[kind]:
-                status[field_name] = [item.status() for item in by_kind[kind]]
-        if by_kind["ephemeralContainers"]:
-            status["ephemeralContainerStatuses"] = [item.status() for item in by_kind["ephemeralContainers"]]
-        return status
 
     def _unready(self, made: Object) -> bool:
         annotated = (made["metadata"].get("annotations") or {}).get("bastion-standin/not-ready") == "true"
-        return annotated or self._evicted or made["metadata"]["name"] in self._switches().not_ready
-
-    def _conditions(self, made: Object, *, ready: bool) -> list[Object]:
-        words: Object = {} if ready else {"reason": "ContainersNotReady", "message": "containers with unready status"}
-        is_ready: dict[str, Any] = {"status": "True" if ready else "False"} | words
-        on_pod = is_ready
-        if self._lost:
-            on_pod = {
-                "status": "False",
-                "reason": "NodeStatusUnknown",
-                "message": "Kubelet stopped posting node status.",
-            }
-        since = {"lastProbeTime": None, "lastTransitionTime": made["metadata"]["creationTimestamp"]}
-        conditions: list[Object] = [
-            {"type": "PodReadyToStartContainers", "status": "True"},
-            {"type": "Initialized", "status": "True"},
-            {"type": "Ready"} | on_pod,
-            {"type": "ContainersReady"} | is_ready,
-            {"type": "PodScheduled", "status": "True"},
-        ]
-        return [condition | since for condition in conditions]
+        return annotated or made["metadata"]["name"] in self._switches().not_ready
 
     async def end(self, grace: int) -> None:
         """End the pod that was deleted: ask its containers to end, kill them after `grace` seconds, remove it."""

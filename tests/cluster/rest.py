@@ -33,21 +33,26 @@ class Rest:
             Refused: 400, 404, 405, 409, 410.
         """
         key = (where.resource.full, where.namespace, where.name)
+        status = 201 if request.method == "POST" else 200
         match request.method:
             case "GET" if where.name:
-                return answer(self._shown(request, self._existing(key, where)))
+                made = self._shown(request, self._existing(key, where))
             case "GET" if request.query.get("watch") in ("true", "1"):
                 return await self._watch(request, where)
             case "GET":
-                return answer(self._list(request, where))
+                made = self._list(request, where)
+            case "POST" if where.subresource == "eviction":
+                made = self._delete(where, key, {}, (await body_of(request)).get("deleteOptions") or {})
             case "POST" if not where.name:
-                return answer(self._create(where, await body_of(request), dry="dryRun" in request.query), 201)
+                made = self._create(where, await body_of(request), dry="dryRun" in request.query)
             case "PUT" | "PATCH" if where.name:
-                return answer(self._patch(where, key, await body_of(request)))
+                made = self._patch(where, key, await body_of(request))
             case "DELETE" if where.name:
-                body = await body_of(request) if request.can_read_body else {}
-                return answer(self._delete(where, key, request.query, body))
-        raise Refused(405, "the server does not allow this method on the requested resource", {})
+                options = await body_of(request) if request.can_read_body else {}
+                made = self._delete(where, key, request.query, options)
+            case _:
+                raise Refused(405, "the server does not allow this method on the requested resource", {})
+        return answer(made, status)
 
     def _existing(self, key: Key, where: Where) -> Object:
         found = self._store.get(key)

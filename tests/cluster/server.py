@@ -211,6 +211,8 @@ def _where(path: str) -> Where | None:
     if resource is None or len(words) > 3:
         return None
     words += [""] * (3 - len(words))
+    if words[2] not in ("", *(discovery.SUBRESOURCES.get(resource.full, ()))):
+        return None
     return Where(resource, namespace, words[1], words[2])
 
 

@@ -360,6 +360,32 @@ def test_a_pod_without_its_node_is_not_ready(cluster: Cluster, api: httpx.Client
     assert (ready()["status"], ready()["reason"]) == ("False", "ContainersNotReady")
 
 
+def test_a_probe_decides_whether_a_pod_is_ready(cluster: Cluster, made: Callable[..., str]) -> None:
+    """A pod that runs is not ready before its probe has passed."""
+    probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1}
+    web = {"name": "web", "image": cluster.image_small, "readinessProbe": probe}
+    made("probed", "Pod", containers=[web], wait=False)
+    soon(lambda: cluster.get("Pod", "probed")["status"]["phase"] == "Running")
+    (status,) = cluster.get("Pod", "probed")["status"]["containerStatuses"]
+    assert not status["ready"]
+    cluster.look("probed", "touch /tmp/ready")
+    cluster.ready("probed")
+
+
+def test_a_container_that_must_not_be_root_is_not_started(cluster: Cluster, made: Callable[..., str]) -> None:
+    """It waits, and says that its image would run as root; with a user of its own it runs."""
+    image = {"image": cluster.image_small, "name": "web"}
+    made("rootless", "Pod", containers=[image], pod={"securityContext": {"runAsNonRoot": True}}, wait=False)
+
+    def waits() -> bool:
+        statuses = cluster.get("Pod", "rootless")["status"].get("containerStatuses") or [{"state": {}}]
+        return bool(statuses[0]["state"].get("waiting", {}).get("reason") == "CreateContainerConfigError")
+
+    soon(waits)
+    made("other", "Pod", containers=[image], pod={"securityContext": {"runAsNonRoot": True, "runAsUser": 1000}})
+    assert cluster.look("other", "id -u") == "1000\n"
+
+
 async def test_a_forwarded_port_ends_with_its_program(cluster: Cluster, made: Callable[..., str]) -> None:
     """What it wrote before it ended arrives, and then the close frame."""
     listen = ["nc", "-ll", "-p", "7000", "-e", "echo", "hello"]
