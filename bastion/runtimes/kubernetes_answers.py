@@ -39,19 +39,17 @@ async def body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 async def lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     """Give the answer's lines, each at most 4 MiB; raise ValueError for a longer one."""
     held = bytearray()
-    async with response:
-        async for chunk in response.content.iter_any():
-            searched = len(held)
-            held += chunk
-            while (end := held.find(b"\n", searched)) >= 0:
-                line = bytes(held[:end])
-                del held[: end + 1]
-                searched = 0
-                if line.strip():
-                    yield line
-            if len(held) > _LINE_LIMIT:
-                response.close()
-                raise ValueError("a line is too long")
+    async for chunk in response.content.iter_any():
+        searched = len(held)
+        held += chunk
+        while (end := held.find(b"\n", searched)) >= 0:
+            line = bytes(held[:end])
+            del held[: end + 1]
+            searched = 0
+            if line.strip():
+                yield line
+        if len(held) > _LINE_LIMIT:
+            raise ValueError("a line is too long")
 
 
 def read_object(text: bytes) -> dict[str, Any]:

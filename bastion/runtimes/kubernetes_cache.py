@@ -87,6 +87,10 @@ class _Namespace:
             if isinstance(result, BaseException):
                 raise result
 
+    def follow(self) -> None:
+        for kept in self._collections():
+            kept.follow()
+
     def tell(self, pod_name: str) -> None:
         """Tell those who watch a pod how it ended, if it has."""
         for watcher in list(self.watchers.get(pod_name, ())):
@@ -138,6 +142,8 @@ class Cache:
                 self._forget_empty(name)
             elif name not in self._kept:
                 self._keep(name, namespace)
+            if self._kept.get(name) is namespace:
+                namespace.follow()
             return namespace.view()
         finally:
             namespace.users -= 1

@@ -100,9 +100,12 @@ class Cluster:
             if opened is not None:
                 opened()
             with kubernetes_errors.mapped(server):
-                async with contextlib.aclosing(lines(response)) as stream:
-                    async for line in stream:
-                        yield read_object(line)
+                try:
+                    async with contextlib.aclosing(lines(response)) as stream:
+                        async for line in stream:
+                            yield read_object(line)
+                finally:
+                    _abort(response)
 
     def websocket(
         self, path: str, query: Sequence[tuple[str, str]], protocols: Sequence[str]
@@ -241,6 +244,12 @@ class Cluster:
                     "kubectl version with the same kubeconfig says more",
                     detail=type(error).__name__,
                 ) from error
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Let go of an answer that goes on: a polite end of TLS would wait for a server that has more to say."""
+    if response.connection is not None and response.connection.transport is not None:
+        response.connection.transport.abort()
 
 
 def _service_account(configuration: Any) -> str | None:

@@ -59,8 +59,7 @@ async def list_pages(
 class Collection(Generic[_Kept]):
     """The objects at `path` as `read` gives them, by name. `changed` is called with each name that has changed.
 
-    `asked` says in words what reading them is ("list pods in the namespace x"). Nothing is asked before `refresh`, and
-    after that a task follows the changes until `close`.
+    `asked` says in words what reading them is ("list pods in the namespace x"). Nothing is asked before `refresh`.
     """
 
     def __init__(
@@ -110,6 +109,9 @@ class Collection(Generic[_Kept]):
                 raise self._failure
             if not self._listed or time.monotonic() - self._listed > _AGE:
                 await self._list()
+
+    def follow(self) -> None:
+        """See to it that a task follows the changes from here on, until `close`."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow(), name=f"kubernetes watch {self._path}")
 
