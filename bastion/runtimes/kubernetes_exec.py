@@ -26,7 +26,13 @@ _HINT: Final = (
 )
 _FAREWELLS: Final = (b"exit\r\n", b"logout\r\n")
 _NO_PROGRAM: Final = ("executable file not found", "no such file or directory", "permission denied")
-_NO_CONTAINER: Final = ("container not found", "container not running", "container is not", "not in running state")
+_NO_CONTAINER: Final = (
+    "container not found",
+    "container not running",
+    "container is not",
+    "container_exited",
+    "has stopped",
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -155,8 +161,10 @@ class KubernetesExec:
             await self._blame_pod()
             raise self._lost(str(error)) from error
         if status.code is None:
-            self._raise_if_ended()
-            raise never_ran(status, self.stream.place) if not self._spoke else self._lost(status.message)
+            failure = self._lost(status.message) if self._spoke else never_ran(status, self.stream.place)
+            if not isinstance(failure, NoShell):
+                await self._blame_pod()
+            raise failure
         if status.code == _KILLED:
             await self._blame_pod()
         return Exit(status.code)

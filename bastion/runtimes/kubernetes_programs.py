@@ -82,14 +82,15 @@ class Programs:
         running = KubernetesExec(
             target, stream, self._calls(target, entrance, request.uid), tty=tty, notes=entrance.notes
         )
-        may_run = True
+        may_run = is_heard = True
         async with self._watching.on(target, running.told):
             try:
                 try:
                     started = shell.started(entrance.scripts, request, arguments, entrance.folder)
                     await stream.open(started, stdin=True)
-                except RuntimeFailed:
-                    may_run = False
+                except RuntimeFailed as error:
+                    may_run = isinstance(error, RuntimeUnreachable)  # what was asked may have been heard all the same
+                    is_heard = not may_run
                     raise
                 if request.terminal and request.terminal.columns > 0 and request.terminal.rows > 0:
                     await stream.resize(request.terminal.columns, request.terminal.rows)
@@ -102,7 +103,8 @@ class Programs:
                 )
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
-                await asyncio.shield(ending)
+                if is_heard:
+                    await asyncio.shield(ending)
 
     async def script(self, place: Place, arguments: Sequence[str], *, paced: bool = False) -> bytes:
         """Run a script of ours in a container and return its standard output; with `paced` it gets a line each tick.

@@ -25,6 +25,8 @@ _STATUS_LIMIT: Final = 64 * 1024
 _PIECE: Final = 32 * 1024  # bytes of input in one frame
 _PING: Final = 20.0  # seconds; a load balancer cuts a stream that was silent for 60
 _SILENCE: Final = 90.0  # seconds without a byte, not even a pong's, while one reads: the connection is lost
+# A server that waits for a program to take its input reads no pings. A pipe or a terminal takes so many bytes at once.
+_HARMLESS: Final = 2048
 _LAST: Final = 5.0  # seconds for the close behind the status
 _CLOSING: Final = 2.0
 _MESSAGE_LIMIT: Final = 500
@@ -103,6 +105,7 @@ class PodStream:
         self._deadline: asyncio.Timeout | None = None
         self._aborted = False
         self._waiting_since: float | None = None
+        self._sent = 0
 
     @property
     def half_closes(self) -> bool:
@@ -146,7 +149,10 @@ class PodStream:
             StreamBroken: what came is no stream of a program, or nothing at all came for 90 s.
         """
         while not self.ended and self._socket is not None:
-            message = await self._receive()
+            try:
+                message = await self._receive()
+            finally:
+                self._waiting_since = None
             if message is None or message.type in _ENDS:
                 self._end()
             elif message.type is aiohttp.WSMsgType.BINARY:
@@ -192,20 +198,23 @@ class PodStream:
         """Return the next message; None when reading was aborted, or when only the close was still to come."""
         assert self._socket is not None  # noqa: S101 - open() came first
         self._waiting_since = self._loop.time()
-        try:
-            # the inner limit starts anew with a pong, which aiohttp keeps to itself
-            async with asyncio.timeout(0 if self._aborted else None) as self._deadline:
-                return await self._socket.receive(_SILENCE if self.status is None else _LAST)
-        except TimeoutError as error:
-            if self._aborted or self.status is not None:
-                return None
-            self._end()
-            raise StreamBroken(f"nothing came for {_SILENCE:.0f} s") from error
-        except _CONNECTION as error:
-            self._end()
-            raise StreamBroken(type(error).__name__) from error
-        finally:
-            self._deadline = self._waiting_since = None
+        while True:
+            try:
+                # the inner limit starts anew with a pong, which aiohttp keeps to itself
+                async with asyncio.timeout(0 if self._aborted else None) as self._deadline:
+                    return await self._socket.receive(_SILENCE if self.status is None else _LAST)
+            except TimeoutError as error:
+                if self._aborted or self.status is not None:
+                    return None
+                if self._sent > _HARMLESS:
+                    continue
+                self._end()
+                raise StreamBroken(f"nothing came for {_SILENCE:.0f} s") from error
+            except _CONNECTION as error:
+                self._end()
+                raise StreamBroken(type(error).__name__) from error
+            finally:
+                self._deadline = None
 
     def _taken(self, frame: bytes) -> Data | None:
         """Return what a frame has for the reader; keep the status."""
@@ -226,6 +235,7 @@ class PodStream:
         if self.ended or self.status is not None or self._socket is None:
             return False
         try:
+            self._sent += len(frame)
             await self._socket.send_bytes(frame)
         except _CONNECTION:
             return False  # the reader will say why
