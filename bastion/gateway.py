@@ -13,7 +13,7 @@ from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, Refused, SessionEnded
 from bastion.log import session_line
 from bastion.metrics import Metrics
-from bastion.model import Exit, Identity, Request, Target, now
+from bastion.model import Exit, Identity, Name, Request, Target, now
 from bastion.policy import Policy
 from bastion.relay import Channel, relay
 from bastion.runtimes import Runtime
@@ -135,6 +135,21 @@ class Gateway:
         rules.policy.admit(target)
         return asked, replace(target, user=grant.user or target.user), grant
 
+    def may_enter(self, identity: Identity, name: Name) -> bool:
+        """Tell whether any grant lets the person do anything in what the name can mean, before any engine is asked."""
+        policy, replica = self._rules.policy, name.replica()
+        if name.stack is None:
+            return policy.literal_stacks(identity) != set()
+        services = (name.service, *([replica[0]] if replica else []))
+        return any(policy.may_enter(identity, name.stack, service) for service in services)
+
+    async def note(self, event: str, **facts: object) -> None:
+        """Write a line into the ledger; that it could not be written is logged."""
+        try:
+            await self._transcripts.ledger.append(event, **facts)
+        except BastionError as error:
+            log.warning("not in the ledger", line=event, reason=error.public)
+
     def _review(self) -> None:
         for session, (identity, asked, target) in list(self._granted.items()):
             try:
@@ -213,10 +228,7 @@ class Gateway:
             "code": refusal.code,
         }
         log.info("refused", **facts, reason=refusal.public)
-        try:
-            await self._transcripts.ledger.append("refused", **facts)
-        except BastionError as error:
-            log.warning("the refusal is not in the ledger", uid=request.uid, reason=error.public)
+        await self.note("refused", **facts)
 
 
 def explain(channel: Door, error: BastionError, uid: str) -> None:

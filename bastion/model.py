@@ -80,10 +80,24 @@ class Terminal:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """The SSH certificate that named a person: its wire form, and what its authority wrote for the records.
+
+    `authority` is the SHA256 fingerprint of the key that signed it.
+    """
+
+    blob: bytes = field(repr=False)
+    key_id: str
+    serial: int
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who is at the other end: set once, from the key whose signature verified.
 
-    The last five fields are the bounds that the key's own line in the key home puts on it.
+    The fields from `key_stack` on are the bounds that the key's own line in the key home puts on it, and its
+    certificate where it has one; `force_command` is what runs in place of whatever was asked for.
     """
 
     user: str
@@ -94,6 +108,9 @@ class Identity:
     may_pty: bool = True
     may_forward: bool = True
     permit_open: tuple[str, ...] = ()
+    may_agent: bool = True
+    force_command: str | None = None
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,47 +7,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
-
 from bastion.errors import ConfigurationError
-from bastion.keyring import auditors, changes, files
-from bastion.keyring.authorized_keys import AuthorizedKey, InvalidLineError, quote
+from bastion.keyring import auditors, changes, files, making
+from bastion.keyring.admitting import Admission, NotAdmitted, admit_certificate, admit_key
+from bastion.keyring.certificates import InvalidCertificateError, is_certificate, parse
 from bastion.keyring.clock import Clock
+from bastion.keyring.making import IssuedKey
+from bastion.keyring.options import InvalidLineError, check_name, quote, read_addresses
 from bastion.keyring.snapshot import Entry, Snapshot, stamp, take
+from bastion.keyring.strength import judge
 from bastion.model import Identity
 
-RSA_MINIMUM: Final = 2048  # bits
-RSA_MAXIMUM: Final = 16384
-KEY_TYPES: Final = frozenset(
-    {
-        "ssh-ed25519",
-        "sk-ssh-ed25519@openssh.com",
-        "ecdsa-sha2-nistp256",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-        "ssh-rsa",
-    }
-)
-_SETTLED = 0.1  # seconds after which a file's time tells a new change from the last
-_INIT = "bastion keys init"
+__all__ = ["Admission", "IssuedKey", "Keyring", "ListedKey", "NotAdmitted"]
 
-
-@dataclass(frozen=True, slots=True)
-class IssuedKey:
-    """A new key pair. The private half is here and nowhere else."""
-
-    private_text: str
-    public_line: str
-    fingerprint: str
+KEY_LIFETIME: Final = timedelta(days=90)
+CERTIFICATE_LIFETIME: Final = timedelta(hours=8)
+_BEHIND: Final = 60  # seconds that another node's clock may be behind ours when it is shown a new certificate
+_SETTLED: Final = 0.1  # seconds after which a file's time tells a new change from the last
+_INIT: Final = "bastion keys init"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +38,7 @@ class ListedKey:
     stack: str | None
     service: str | None
     expires: datetime | None
-    state: Literal["good", "expired", "revoked", "duplicate"]
+    state: Literal["good", "expired", "revoked", "duplicate", "authority"]
     path: Path
     line: int
 
@@ -79,6 +56,7 @@ class Keyring:
         self._stamp: tuple[object, ...] = ()
         self._read_at: float | None = None  # None once a second reading found the same: file times are coarse
         self._known_problems: Sequence[str] = []
+        self._expired_until = 0.0
 
     def load(self) -> None:
         """Check the key home and read it; lines that are not accepted are in `problems`.
@@ -89,6 +67,7 @@ class Keyring:
         if faults := self.faults():
             raise faults[0]
         self._clock.load()
+        self._expired_until = self._clock.persisted or self._clock.now()
         self.refresh()
 
     def now(self) -> float:
@@ -108,8 +87,8 @@ class Keyring:
         ]
         if not self.host_keys():
             faults.append(ConfigurationError(f"{self.home / 'host'}: holds no host key", _INIT))
-        private = [*self.host_keys(), self.signing_key]
-        faults += [found for path in private if (found := files.private_fault(path) or _private_key_fault(path))]
+        private = [*self.host_keys(), self.signing_key, *self.authority_keys()]
+        faults += [found for path in private if (found := files.private_fault(path) or making.private_key_fault(path))]
         return [*faults, *auditors.faults(self.home / "auditors")]
 
     def refresh(self) -> bool:
@@ -122,7 +101,7 @@ class Keyring:
         before, known = self._snapshot, self._known_problems
         if current != self._stamp or self._read_at is not None:
             settled = current == self._stamp and self._read_at is not None and at - self._read_at > _SETTLED
-            self._snapshot = take(self.home, _judge, before)
+            self._snapshot = take(self.home, judge, before)
             self._stamp, self._read_at = current, None if settled else at
         self._known_problems = self.problems
         return before != self._snapshot or known != self._known_problems
@@ -132,35 +111,57 @@ class Keyring:
         """What is wrong with lines and files, each as `PATH:LINE: words`; the server logs them."""
         return [*self._snapshot.problems, *self._clock.problems]
 
-    def identify(self, key_blob: bytes, client_address: str) -> Identity | None:
-        """Return whose key this is (SSH wire format, RFC 4253 §6.6); None when it lets nobody in from there."""
-        snapshot = self._snapshot
-        entry = snapshot.accepted.get(key_blob)
-        if entry is None or snapshot.closed or self._objection(snapshot, entry, client_address) is not None:
+    def admit(self, key_data: bytes, client_address: str) -> Admission:
+        """Return whose key or certificate this is (SSH wire format), and what a signature of it must show.
+
+        Raises:
+            NotAdmitted: it lets nobody in from there.
+        """
+        snapshot, moment = self._snapshot, self._clock.now()
+        if snapshot.closed:
+            raise NotAdmitted("it is not known which keys are revoked")
+        if is_certificate(key_data):
+            return _admit_certificate(snapshot, key_data, client_address, moment)
+        entry = snapshot.accepted.get(key_data)
+        if entry is None:
+            raise NotAdmitted("the key is nobody's")
+        return admit_key(snapshot, entry, client_address, moment)
+
+    def identify(self, key_data: bytes, client_address: str) -> Identity | None:
+        """Return whose key or certificate this is; None when it lets nobody in from there."""
+        try:
+            return self.admit(key_data, client_address).identity
+        except NotAdmitted:
             return None
-        return entry.identity(client_address)
 
     def objection(self, identity: Identity) -> str | None:
-        """Say why a key that was accepted earlier is no longer good, or None while it is."""
-        snapshot = self._snapshot
-        if identity.key_fingerprint in snapshot.revoked:
-            return "the key was revoked"
-        entry = snapshot.fingerprints.get(identity.key_fingerprint)
-        if entry is None or entry.user != identity.user:
-            return "the key was removed"
-        words = self._objection(snapshot, entry, identity.client_address)
-        if words is None and entry.identity(identity.client_address) != identity:
-            return "the key's options changed"
-        return words
+        """Say why a key or certificate that was accepted earlier is no longer good, or None while it is."""
+        snapshot, moment = self._snapshot, self._clock.now()
+        try:
+            if identity.certificate is not None:
+                again = _admit_certificate(
+                    snapshot, identity.certificate.blob, identity.client_address, moment, known=True
+                )
+            elif identity.key_fingerprint in snapshot.revoked.keys:
+                return "the key was revoked"
+            else:
+                entry = snapshot.fingerprints.get(identity.key_fingerprint)
+                if entry is None or entry.user != identity.user:
+                    return "the key was removed"
+                again = admit_key(snapshot, entry, identity.client_address, moment)
+        except NotAdmitted as refusal:
+            return str(refusal)
+        return None if again.identity == identity else "the key's options changed"
 
-    def _objection(self, snapshot: Snapshot, entry: Entry, client_address: str) -> str | None:
-        if entry.key.fingerprint in snapshot.revoked:
-            return "the key was revoked"
-        if self._expired(entry):
-            return "the key expired"
-        if not entry.key.options.admits(client_address):
-            return "the key may not be used from this address"
-        return None
+    def newly_expired(self) -> "list[ListedKey]":
+        """List the keys that have expired since the last call, or since the clock was last written down before it."""
+        since, self._expired_until = self._expired_until, self._clock.now()
+        snapshot = self._snapshot
+        return [
+            self._listed(snapshot, entry)
+            for entry in snapshot.accepted.values()
+            if entry.key.options.expires is not None and since <= entry.key.options.expires < self._expired_until
+        ]
 
     def _expired(self, entry: Entry) -> bool:
         expires = entry.key.options.expires
@@ -169,6 +170,10 @@ class Keyring:
     def host_keys(self) -> list[Path]:
         """List the server's private keys: the files of host/ that do not end in .pub."""
         return [path for path in files.visible(self.home / "host") if path.suffix != ".pub"]
+
+    def authority_keys(self) -> list[Path]:
+        """List the private keys that sign users' certificates: the files of ca/ that do not end in .pub."""
+        return [path for path in files.visible(self.home / "ca") if path.suffix != ".pub"]
 
     @property
     def signing_key(self) -> Path:
@@ -183,20 +188,24 @@ class Keyring:
         """
         return auditors.recipients(self.home / "auditors")
 
-    def init(self) -> None:
+    def init(self, *, authority: bool = False) -> None:
         """Make the folders, a host key and the audit signing key; what is there stays as it is, but for folders' modes.
+
+        With `authority` also a key that signs users' certificates, where there is none.
 
         Raises:
             ConfigurationError: the home cannot be written.
         """
         try:
-            for name in (".", "host", "users", "auditors", "signing"):
+            for name in (".", "host", "users", "auditors", "signing", "ca"):
                 files.make_private_folder(self.home / name)
             with files.locked(self.home):
                 if not self.host_keys():
-                    _generate(self.home / "host" / "ssh_host_ed25519_key", "bastion host key")
+                    making.write_pair(self.home / "host" / "ssh_host_ed25519_key", "bastion host key")
+                if authority and not self.authority_keys():
+                    making.write_pair(self.home / "ca" / "user_ca_ed25519", "bastion user certificate authority")
                 if not self.signing_key.exists():
-                    public = _generate(self.signing_key, "bastion audit signing key")
+                    public = making.write_pair(self.signing_key, "bastion audit signing key")
                     files.write_private(self.home / "signing" / "allowed_signers", f"bastion {public}\n".encode())
                 if not (self.home / "revoked").exists():
                     files.write_private(
@@ -206,7 +215,12 @@ class Keyring:
             raise changes.unwritable(self.home, error) from error
 
     def issue(
-        self, user: str, *, stack: str | None = None, service: str | None = None, expires: timedelta | None = None
+        self,
+        user: str,
+        *,
+        stack: str | None = None,
+        service: str | None = None,
+        expires: timedelta | None = KEY_LIFETIME,
     ) -> IssuedKey:
         """Make an Ed25519 pair for a user and add its public half; the private half is returned and kept nowhere.
 
@@ -214,12 +228,65 @@ class Keyring:
             ConfigurationError: the name, the stack, the service or the time cannot be, or the home cannot be written.
         """
         present = datetime.fromtimestamp(self._clock.now(), UTC)
-        options = {"stack": stack, "service": service, "expiry-time": _expiry_time(present, expires)}
+        until = None if expires is None else f"{_expiry(present, expires):%Y%m%d%H%M%SZ}"
+        options = {"stack": stack, "service": service, "expiry-time": until}
         bounds = ",".join(f"{name}={quote(value)}" for name, value in options.items() if value is not None)
         place = "@".join(filter(None, (service, stack)))
-        key = Ed25519PrivateKey.generate()
-        line = " ".join(filter(None, (bounds, _public_text(key), user, place, f"{present:%Y-%m-%d}")))
-        return IssuedKey(_private_text(key), line, self.add(user, line))
+        key = making.make_pair()
+        line = " ".join(filter(None, (bounds, making.public_text(key), user, place, f"{present:%Y-%m-%d}")))
+        return IssuedKey(making.private_text(key), line, self.add(user, line))
+
+    def certify(
+        self,
+        user: str,
+        *,
+        stack: str | None = None,
+        service: str | None = None,
+        expires: timedelta = CERTIFICATE_LIFETIME,
+        sources: Sequence[str] = (),
+        authority: str | None = None,
+    ) -> IssuedKey:
+        """Make an Ed25519 pair and a certificate for a user, with the key ca/AUTHORITY; neither is kept.
+
+        `sources` are the addresses and networks that it may be used from, none meaning any.
+
+        Raises:
+            ConfigurationError: a name, the time or an address cannot be, or there is no such authority that is trusted.
+        """
+        changes.user_file(self.home, user)
+        _check_bounds(stack, service, sources)
+        key = self._authority_key(authority)
+        moment = self._clock.now()
+        present = datetime.fromtimestamp(moment, UTC)
+        issued = making.certify(
+            key,
+            making.Bounds(
+                user=user,
+                valid_after=int(moment) - _BEHIND,
+                valid_before=int(_expiry(present, expires).timestamp()),
+                stack=stack,
+                service=service,
+                sources=sources,
+            ),
+        )
+        snapshot = take(self.home, judge, self._snapshot)
+        trusted = {entry.key.fingerprint for lines in snapshot.authorities.values() for entry in lines}
+        if issued.authority not in trusted - snapshot.revoked.keys:
+            raise ConfigurationError(
+                f"{key}: its certificates are not accepted here", f"its public half must be {key}.pub, and not revoked"
+            )
+        return issued
+
+    def _authority_key(self, name: str | None) -> Path:
+        found = self.authority_keys()
+        chosen = [path for path in found if name in {None, path.name}]
+        if not chosen:
+            words = f"no private key {name}" if name else "no private key"
+            raise ConfigurationError(f"{self.home / 'ca'}: holds {words}", f"{_INIT} --ca makes one")
+        if len(chosen) > 1:
+            names = ", ".join(path.name for path in chosen)
+            raise ConfigurationError(f"{self.home / 'ca'}: holds several private keys", f"name one with --ca: {names}")
+        return chosen[0]
 
     def add(self, user: str, public_line: str) -> str:
         """Add a line in authorized_keys format to a user's file and return the key's fingerprint.
@@ -227,7 +294,7 @@ class Keyring:
         Raises:
             ConfigurationError: the name or the line is not accepted, the key is there already or revoked.
         """
-        return changes.add(self.home, _judge, user, public_line)
+        return changes.add(self.home, judge, user, public_line)
 
     def revoke(self, whom: str, *, stack: str | None = None) -> Sequence[str]:
         """Revoke one key by its fingerprint, or a user's keys, or those bound to a stack; return the fingerprints.
@@ -235,19 +302,21 @@ class Keyring:
         Raises:
             ConfigurationError: there is no such key, or the home cannot be written.
         """
-        return changes.revoke(self.home, _judge, whom, stack)
+        return changes.revoke(self.home, judge, whom, stack)
 
     def list(self) -> "list[ListedKey]":
         """List every well-formed key as it is in the files now, by user and line; refused lines are in `problems`."""
         self._clock.load()
-        self._snapshot = snapshot = take(self.home, _judge, self._snapshot)
+        self._snapshot = snapshot = take(self.home, judge, self._snapshot)
         return [self._listed(snapshot, entry) for entry in snapshot.entries]
 
     def _listed(self, snapshot: Snapshot, entry: Entry) -> ListedKey:
         key, options = entry.key, entry.key.options
-        state: Literal["good", "expired", "revoked", "duplicate"] = "good"
-        if key.fingerprint in snapshot.revoked:
+        state: Literal["good", "expired", "revoked", "duplicate", "authority"] = "good"
+        if key.fingerprint in snapshot.revoked.keys:
             state = "revoked"
+        elif options.is_authority:
+            state = "expired" if self._expired(entry) else "authority"
         elif key.blob not in snapshot.accepted:
             state = "duplicate"
         elif self._expired(entry):
@@ -267,54 +336,31 @@ class Keyring:
         )
 
 
-def _judge(key: AuthorizedKey) -> None:
-    """Refuse a key whose type is not allowed, that is too weak, or that is not written as a server would write it."""
-    if key.key_type not in KEY_TYPES:
-        raise InvalidLineError(f"has a key of the type {key.key_type[:64]}, which is not accepted; use ssh-ed25519")
+def _admit_certificate(
+    snapshot: Snapshot, blob: bytes, client_address: str, moment: float, *, known: bool = False
+) -> Admission:
     try:
-        public = load_ssh_public_key(key.public_text.encode())
-        canonical = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    except (ValueError, UnsupportedAlgorithm, NotImplementedError):
-        raise InvalidLineError("has a key that cannot be read") from None
-    if not key.key_type.startswith("sk-") and canonical != key.public_text:
-        raise InvalidLineError("has a key that is not in its one canonical form")
-    if isinstance(public, RSAPublicKey) and not RSA_MINIMUM <= public.key_size <= RSA_MAXIMUM:
-        raise InvalidLineError(f"has an RSA key of {public.key_size} bits; at least {RSA_MINIMUM} are needed")
+        certificate = parse(blob)
+    except InvalidCertificateError as error:
+        raise NotAdmitted(f"the certificate {error}") from error
+    return admit_certificate(snapshot, certificate, client_address, moment, known=known)
 
 
-def _expiry_time(present: datetime, expires: timedelta | None) -> str | None:
-    if expires is None:
-        return None
+def _check_bounds(stack: str | None, service: str | None, sources: Sequence[str]) -> None:
+    try:
+        for value, what in ((stack, "stack"), (service, "service")):
+            if value is not None:
+                check_name(value, what)
+        if sources:
+            read_addresses(",".join(sources))
+    except InvalidLineError as error:
+        raise ConfigurationError(f"the certificate {error}", "give names, and networks such as 192.0.2.0/24") from error
+
+
+def _expiry(present: datetime, expires: timedelta) -> datetime:
     if expires <= timedelta(0):
         raise ConfigurationError("a key cannot expire before it is issued", "give a time such as 90d")
     try:
-        return f"{present + expires:%Y%m%d%H%M%SZ}"
+        return present + expires
     except OverflowError:
-        raise ConfigurationError("a key cannot expire that late", "give a time such as 90d, or none") from None
-
-
-def _private_key_fault(path: Path) -> ConfigurationError | None:
-    try:
-        load_ssh_private_key(files.read(path), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
-        return ConfigurationError(
-            f"{path}: is no private key in OpenSSH's format without a passphrase",
-            f"remove it and run {_INIT}, or ssh-keygen -p -N '' -f {path}",
-        )
-    return None
-
-
-def _generate(path: Path, comment: str) -> str:
-    key = Ed25519PrivateKey.generate()
-    public = f"{_public_text(key)} {comment}"
-    files.write_private(path, _private_text(key).encode())
-    files.write_private(path.with_name(f"{path.name}.pub"), f"{public}\n".encode())
-    return public
-
-
-def _public_text(key: Ed25519PrivateKey) -> str:
-    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def _private_text(key: Ed25519PrivateKey) -> str:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+        raise ConfigurationError("a key cannot expire that late", "give a time such as 90d") from None

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from bastion.errors import ConfigurationError
 from bastion.keyring import files
-from bastion.keyring.authorized_keys import AuthorizedKey, InvalidLineError, parse
-from bastion.keyring.snapshot import FINGERPRINT, USER, Entry, Judge, Snapshot, take
+from bastion.keyring.authorized_keys import AuthorizedKey, parse
+from bastion.keyring.options import InvalidLineError
+from bastion.keyring.revoked import FINGERPRINT
+from bastion.keyring.snapshot import USER, Entry, Judge, Snapshot, take
 
 
 def user_file(home: Path, user: str) -> Path:
@@ -33,7 +35,7 @@ def add(home: Path, judge: Judge, user: str, public_line: str) -> str:
     key = _acceptable(line, judge)
     try:
         with files.locked(home):
-            _refuse_known(take(home, judge, Snapshot()), key)
+            _refuse_known(take(home, judge, Snapshot()), user, key)
             contents = files.read(path) if path.exists() else b""
             ending = b"" if not contents or contents.endswith(b"\n") else b"\n"
             files.write_private(path, contents + ending + line + b"\n")
@@ -55,11 +57,17 @@ def _acceptable(line: bytes, judge: Judge) -> AuthorizedKey:
     return key
 
 
-def _refuse_known(snapshot: Snapshot, key: AuthorizedKey) -> None:
-    if key.fingerprint in snapshot.revoked:
+def _refuse_known(snapshot: Snapshot, user: str, key: AuthorizedKey) -> None:
+    """Refuse a key that is on a line already; an authority may speak of several users."""
+    if key.fingerprint in snapshot.revoked.keys:
         raise ConfigurationError(f"the key {key.fingerprint} was revoked", "make a new key: bastion keys issue")
     for entry in snapshot.entries:
-        if entry.key.blob == key.blob:
+        is_authority = key.options.is_authority
+        if (
+            entry.key.blob == key.blob
+            and entry.key.options.is_authority == is_authority
+            and (entry.user == user or not is_authority)
+        ):
             raise ConfigurationError(
                 f"the key {key.fingerprint} is already in {entry.path}:{entry.number}",
                 "one key is one line of one user; remove that line first",
@@ -70,7 +78,8 @@ def revoke(home: Path, judge: Judge, whom: str, stack: str | None) -> list[str]:
     """Revoke the key of a fingerprint, or every key of a user, or those of the user that are bound to a stack.
 
     The fingerprints go into revoked first, so that a key is never neither there nor here; then its lines are removed.
-    A fingerprint that nobody holds is revoked all the same.
+    A fingerprint that nobody holds is revoked all the same. An authority that is trusted for a user is not revoked with
+    the user, since others may trust it too: its line is removed.
 
     Raises:
         ConfigurationError: there is no such key, or the home cannot be written.
@@ -87,8 +96,10 @@ def revoke(home: Path, judge: Judge, whom: str, stack: str | None) -> list[str]:
             fingerprints = sorted({entry.key.fingerprint for entry in doomed} | ({whom} if by_fingerprint else set()))
             if not fingerprints:
                 raise ConfigurationError(f"{whom} has no such key", "bastion keys list shows every key")
-            _append_revoked(home / "revoked", [one for one in fingerprints if one not in snapshot.revoked], whom)
-            lost = [entry for entry in snapshot.entries if entry.key.fingerprint in fingerprints]
+            own = {entry.key.fingerprint for entry in doomed if not entry.key.options.is_authority}
+            gone = fingerprints if by_fingerprint else sorted(own)
+            _append_revoked(home / "revoked", [one for one in gone if one not in snapshot.revoked.keys], whom)
+            lost = [entry for entry in snapshot.entries if entry in doomed or entry.key.fingerprint in gone]
             for path in {entry.path for entry in lost}:
                 _remove_lines(path, {entry.number for entry in lost if entry.path == path})
     except OSError as error:

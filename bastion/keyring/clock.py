@@ -65,6 +65,11 @@ class Clock:
             self._write_fault = f"{self._path}: cannot be written: {error.strerror}"
 
     @property
+    def persisted(self) -> float:
+        """The time that was last written down, in seconds since the epoch; 0 where none was."""
+        return self._persisted
+
+    @property
     def problems(self) -> list[str]:
         """What an operator must know: a file that does not serve, a wall clock that was set back."""
         behind = self.now() - self._wall()

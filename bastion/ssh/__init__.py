@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import asyncssh
 import structlog
@@ -18,10 +18,12 @@ from bastion.metrics import Metrics
 from bastion.model import Request
 from bastion.ssh.channel import SessionChannel
 from bastion.ssh.connection import Connection, source_of
+from bastion.ssh.host_keys import certificates_stamp, read_host_keys
 
 KEY_CHECK_SECONDS = 2.0
 CLOSE_SECONDS = 10.0
 MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED = 1024
+LONGEST_ORIGINAL_COMMAND = 64 * 1024  # characters; an environment variable of 128 KiB keeps a program from starting
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +44,8 @@ class SshServer:
         self._connections: set[Connection] = set()
         self._startups: dict[Connection, str] = {}
         self._work: set[asyncio.Task[None]] = set()
+        self._granted: set[Connection] = set()
+        self._host_stamp: tuple[object, ...] = ()
 
     async def listen(self) -> list[tuple[str, int]]:
         """Bind every address of `[ssh] listen`; return the (host, port) pairs bound.
@@ -49,7 +53,8 @@ class SshServer:
         Raises:
             ConfigurationError: an address is malformed or cannot be bound, or a host key is unreadable.
         """
-        host_keys = [_read_host_key(path) for path in self.keyring.host_keys()]
+        host_keys = read_host_keys(self.keyring.host_keys())
+        self._host_stamp = certificates_stamp(self.keyring.host_keys())
         for address in self._settings.listen:
             host, port = _split(address)
             try:
@@ -110,8 +115,12 @@ class SshServer:
             if await asyncio.to_thread(self.keyring.refresh):
                 for problem in self.keyring.problems:
                     log.warning("key home", problem=problem)
+            for key in self.keyring.newly_expired():
+                await self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint)
+            self._follow_host_certificates()
             for connection in [c for c in self._connections if c not in self._startups]:
                 self._end_if_not_good(connection)
+                self._end_if_not_granted(connection)
 
     # What a connection asks of its server.
 
@@ -133,11 +142,17 @@ class SshServer:
         """Count the connection as logged in."""
         self._startups.pop(connection, None)
         self._metrics.login()
+        facts = connection.facts
+        log.info("login", **facts)
+        self.keep(self._gateway.note("login", **facts))
+        if self._gateway.may_enter(connection.identity, connection.name):
+            self._granted.add(connection)
 
     def forget(self, connection: Connection) -> None:
         """Let go of a connection that is lost."""
         self._startups.pop(connection, None)
         self._connections.discard(connection)
+        self._granted.discard(connection)
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""
@@ -148,12 +163,42 @@ class SshServer:
     async def serve(self, connection: Connection, request: Request, channel: SessionChannel) -> None:
         """Hand a request to the gateway, unless the connection's key is no longer good."""
         self._end_if_not_good(connection)
+        request = _forced(request, connection.identity.force_command)
         await self._gateway.serve(connection.identity, request, connection.local_address, channel)
 
     def _end_if_not_good(self, connection: Connection) -> None:
         if objection := self.keyring.objection(connection.identity):
-            log.info("connection ended", user=connection.identity.user, reason=objection)
-            connection.end(SessionEnded(objection, "ask whoever runs this bastion for a new key"))
+            self._end(connection, SessionEnded(objection, "ask whoever runs this bastion for a new key"))
+
+    def _end_if_not_granted(self, connection: Connection) -> None:
+        """End a connection without sessions whose user has lost the grant; sessions the gateway ends, in more words."""
+        if self._gateway.may_enter(connection.identity, connection.name):
+            self._granted.add(connection)
+        elif connection.is_idle and connection in self._granted:
+            reason = "the grant for this connection is gone"
+            self._end(connection, SessionEnded(reason, "ask whoever runs this bastion for a grant"))
+
+    def _end(self, connection: Connection, reason: SessionEnded) -> None:
+        if connection.is_ending:
+            return
+        connection.end(reason)
+        facts = connection.facts
+        log.info("connection ended", **facts, reason=reason.public)
+        self.keep(self._gateway.note("connection ended", **facts, reason=reason.public))
+
+    def _follow_host_certificates(self) -> None:
+        """Show new connections the certificates that now lie beside the host keys; a wrong one changes nothing."""
+        paths = self.keyring.host_keys()
+        stamp = certificates_stamp(paths)
+        if stamp == self._host_stamp:
+            return
+        self._host_stamp = stamp
+        try:
+            host_keys = read_host_keys(paths)
+            for listener in self._listeners:
+                listener.update(server_host_keys=host_keys)
+        except (ConfigurationError, ValueError) as error:
+            log.error("host certificates not taken over", reason=str(error))  # noqa: TRY400 - it is the file's fault
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -163,8 +208,12 @@ def _split(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _read_host_key(path: Path) -> asyncssh.SSHKey:
-    try:
-        return asyncssh.read_private_key(path)
-    except (OSError, asyncssh.KeyImportError) as error:
-        raise ConfigurationError(f"host key {path}: {error}", "make a new one with: bastion keys init") from error
+def _forced(request: Request, command: str | None) -> Request:
+    """Return the request with the certificate's command in place of what was asked for, as sshd(8) does."""
+    if command is None:
+        return request
+    if command == "internal-sftp":
+        return replace(request, kind="subsystem", command="sftp")
+    asked = request.command if request.command and len(request.command) <= LONGEST_ORIGINAL_COMMAND else None
+    original = {"SSH_ORIGINAL_COMMAND": asked} if asked and "\0" not in asked else {}
+    return replace(request, kind="exec", command=command, environment={**request.environment, **original})

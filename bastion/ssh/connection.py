@@ -8,13 +8,13 @@ from typing import Protocol
 
 import asyncssh
 import structlog
-from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from bastion.errors import BastionError, SessionEnded
-from bastion.keyring import Keyring
+from bastion.keyring import Admission, Keyring, NotAdmitted
 from bastion.model import Identity, Name, Request
 from bastion.ssh.channel import SessionChannel
 from bastion.ssh.guard import Guard
+from bastion.ssh.proof import is_proof
 from bastion.targets import parse
 
 MOST_PROBES = 20
@@ -56,8 +56,8 @@ class Server(Protocol):
 class Connection(asyncssh.SSHServer):
     """asyncssh's owner of one connection.
 
-    asyncssh names neither the key that signed nor refuses weak signatures, so that the verifying step itself is wrapped
-    here; a test pins its signature (reference: docs/security.md, "The verified key").
+    asyncssh names neither the key that signed nor refuses weak signatures, and would have a certificate's principal be
+    the user name, so that the verifying step itself is replaced here; a test pins its signature.
     """
 
     identity: Identity
@@ -66,8 +66,7 @@ class Connection(asyncssh.SSHServer):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._verified: tuple[str, bytes] | None = None
-        self._accepted: Identity | None = None
+        self._verified: tuple[str, bytes, Admission | None] | None = None
         self._admitted = False
         self._authenticated = False
         self._ending = False
@@ -90,7 +89,6 @@ class Connection(asyncssh.SSHServer):
             conn.abort()
             return
         self.guard = Guard(conn)
-        self._verify = conn.validate_public_key
         conn.validate_public_key = self._verify_key  # type: ignore[method-assign,assignment] # asyncssh passes by position
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,6 +103,27 @@ class Connection(asyncssh.SSHServer):
         """The local address the client connected to, as IP:PORT."""
         host, port = (self._conn.get_extra_info("sockname") or ("", 0))[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Who is at the other end, as the log and the ledger say it."""
+        identity = self.identity
+        facts: dict[str, object] = {
+            "user": identity.user, "key_fingerprint": identity.key_fingerprint, "client_address": self.address,
+        }  # fmt: skip
+        if (found := identity.certificate) is not None:
+            facts |= {"key_id": found.key_id, "serial": found.serial, "authority": found.authority}
+        return facts
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no channel is open, as between two uses of a ControlMaster."""
+        return not self._channels
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it opens nothing more."""
+        return self._ending
 
     def end(self, reason: SessionEnded) -> None:
         """End every session of this connection for the reason, open no more, then end the connection."""
@@ -132,47 +151,55 @@ class Connection(asyncssh.SSHServer):
         """Offer public keys, and nothing else."""
         return True
 
-    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Tell whether the key is somebody's and the name fits the grammar; asked for probes and signatures."""
-        try:
-            parse(username)
-        except BastionError:
-            return False
-        self._accepted = self._server.keyring.identify(key.public_data, self.address)
-        return self._accepted is not None
-
     async def _verify_key(self, username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
-        """Wrap asyncssh's verification: count attempts, refuse SHA-1, and note the key that signed."""
+        """Take the place of asyncssh's verification: count attempts, and note the key whose signature is good."""
+        admission = self._admission(username, key_data)
+        good = admission is not None
         if message:
-            good = (
-                _is_as_written(username, message)
-                and _is_strong(key_data, signature)
-                and await self._verify(username, key_data, message, signature)
+            good = admission is not None and is_proof(
+                admission,
+                username=username,
+                session_id=self._conn._session_id,  # noqa: SLF001 - no public name
+                key_data=key_data,
+                message=message,
+                signature=signature,
             )
             self._bad_signatures += not good
         else:
-            good = await self._verify(username, key_data, message, signature)
             self._probes += 1
         if self._bad_signatures > MOST_BAD_SIGNATURES or self._probes > MOST_PROBES:
             raise asyncssh.DisconnectError(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
             )
         if good and message and self._verified is None:
-            self._verified = username, key_data
+            self._verified = username, key_data, admission
         return good
+
+    def _admission(self, username: str, key_data: bytes) -> Admission | None:
+        """Return whom the key may log in, if the name fits the grammar."""
+        try:
+            parse(username)
+            return self._server.keyring.admit(key_data, self.address)
+        except BastionError:
+            return None
+        except NotAdmitted as refusal:
+            if (found := refusal.certificate) is not None:  # signed by whom we trust, so that somebody may wonder
+                facts = {"key_fingerprint": found.key_fingerprint, "key_id": found.key_id, "serial": found.serial}
+                log.info("certificate refused", **facts, client_address=self.address, reason=str(refusal))
+            return None
 
     def auth_completed(self) -> None:
         """Fix the identity, from the key that signed and no other."""
-        identity = self._verified and self._server.keyring.identify(self._verified[1], self.address)
-        if self._verified is None or identity is None or identity != self._accepted:
+        username, key_data, accepted = self._verified or ("", b"", None)
+        again = self._admission(username, key_data)
+        if again is None or again != accepted or self._conn.get_extra_info("username") != username:
             self._conn.abort()
             return
-        self.identity = identity
-        self.name = parse(self._verified[0])
+        self.identity = again.identity
+        self.name = parse(username)
         self._authenticated = True
         self.guard.authenticated()
         self._server.logged_in(self)
-        log.info("login", user=identity.user, key_fingerprint=identity.key_fingerprint, client_address=self.address)
 
     # What it may open: sessions. Everything else is refused by asyncssh's defaults.
 
@@ -229,24 +256,3 @@ def source_of(address: str) -> str:
             return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, 64), strict=False))
     return str(parsed)
-
-
-def _is_as_written(username: str, message: bytes) -> bool:
-    """Tell whether the name in the signed request is the one we were given: asyncssh normalises Unicode look-alikes."""
-    try:
-        packet = SSHPacket(message)
-        packet.get_byte()
-        return packet.get_string() == username.encode()
-    except PacketDecodeError:
-        return False
-
-
-def _is_strong(key_data: bytes, signature: bytes) -> bool:
-    """Tell whether the signature's algorithm is the key's own, and for RSA one with SHA-2 (RFC 8332)."""
-    try:
-        key_type, algorithm = SSHPacket(key_data).get_string(), SSHPacket(signature).get_string()
-    except PacketDecodeError:
-        return False
-    if key_type == b"ssh-rsa":
-        return algorithm in (b"rsa-sha2-256", b"rsa-sha2-512")
-    return algorithm == key_type

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bastion.keyring.authorized_keys import LINE_LIMIT, AuthorizedKey, InvalidLineError, Options, fingerprint, parse
+from bastion.keyring.authorized_keys import LINE_LIMIT, AuthorizedKey, fingerprint, parse
+from bastion.keyring.options import InvalidLineError, Options
 
 BLOB = struct.pack(">I", 11) + b"ssh-ed25519" + struct.pack(">I", 32) + bytes(range(32))
 KEY = "ssh-ed25519 " + base64.b64encode(BLOB).decode()
 KNOWN = {
     "pty", "no-pty", "restrict", "port-forwarding", "no-port-forwarding", "agent-forwarding", "no-agent-forwarding",
-    "x11-forwarding", "no-x11-forwarding", "user-rc", "no-user-rc",
+    "x11-forwarding", "no-x11-forwarding", "user-rc", "no-user-rc", "cert-authority", "no-touch-required",
+    "verify-required",
 }  # fmt: skip
 
 
@@ -33,11 +35,17 @@ def options(text: str) -> Options:
         ("no-pty", Options(may_pty=False)),
         ("NO-PTY", Options(may_pty=False)),
         ("no-port-forwarding", Options(may_forward=False)),
-        ("restrict", Options(may_pty=False, may_forward=False)),
-        ("restrict,pty", Options(may_forward=False)),
-        ("Restrict,Port-Forwarding", Options(may_pty=False)),
-        ("pty,restrict", Options(may_pty=False, may_forward=False)),
-        ("no-agent-forwarding,no-X11-forwarding,no-user-rc", Options()),
+        ("restrict", Options(may_pty=False, may_forward=False, may_agent=False)),
+        ("restrict,pty", Options(may_forward=False, may_agent=False)),
+        ("Restrict,Port-Forwarding", Options(may_pty=False, may_agent=False)),
+        ("restrict,agent-forwarding", Options(may_pty=False, may_forward=False)),
+        ("pty,restrict", Options(may_pty=False, may_forward=False, may_agent=False)),
+        ("no-agent-forwarding,no-X11-forwarding,no-user-rc", Options(may_agent=False)),
+        ("no-touch-required", Options(touch_required=False)),
+        ("verify-required", Options(verify_required=True)),
+        ("cert-authority", Options(is_authority=True)),
+        ('cert-authority,principals="alice,web-team"', Options(is_authority=True, principals=("alice", "web-team"))),
+        ('principals="alice@corp",cert-authority', Options(is_authority=True, principals=("alice@corp",))),
         ("agent-forwarding,X11-forwarding,user-rc,pty,port-forwarding", Options()),
         ('stack="mystack"', Options(stack="mystack")),
         ('STACK="mystack",service="web.1"', Options(stack="mystack", service="web.1")),
@@ -129,14 +137,18 @@ def test_from_admits_addresses(sources: str, address: str, *, admitted: bool) ->
         (f'permitopen="*:80" {KEY}', "HOST:PORT"),
         (f'permitopen="::1:80" {KEY}', "HOST:PORT"),
         (f'permitopen="[:::]:80" {KEY}', "HOST:PORT"),
-        (f"cert-authority {KEY}", "certificates are not supported yet"),
-        (f'principals="web" {KEY}', "certificates are not supported yet"),
+        (f'principals="web" {KEY}', "without cert-authority"),
+        (f'cert-authority,principals="" {KEY}', "principals="),
+        (f'cert-authority,principals="a,,b" {KEY}', "principals="),
+        (f'cert-authority,principals="a b" {KEY}', "principals="),
+        (f'cert-authority="yes" {KEY}', "unknown option cert-authority="),
+        (f"no-cert-authority {KEY}", "unknown option"),
+        (f"no-verify-required {KEY}", "unknown option"),
+        (f"touch-required {KEY}", "unknown option"),
         (f'command="id" {KEY}', "command"),
         (f'environment="A=b" {KEY}', "environment"),
         (f'permitlisten="80" {KEY}', "permitlisten"),
         (f'tunnel="0" {KEY}', "tunnel"),
-        (f"verify-required {KEY}", "verify-required"),
-        (f"no-touch-required {KEY}", "no-touch-required"),
         ("no-pty", "options but no key"),
         ("no-pty ", "options but no key"),
         ("no-pty nothing", "no key type"),

@@ -1,0 +1,145 @@
+"""Whom a key or a certificate names, and what bounds it, by one picture of the key home and one moment; no I/O."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bastion.keyring.certificates import FOR_EVER, UserCertificate
+from bastion.keyring.options import InvalidLineError, admits
+from bastion.keyring.snapshot import USER, Entry, Snapshot
+from bastion.keyring.strength import is_signed, judge_certified
+from bastion.model import Certificate, Identity
+
+
+class NotAdmitted(Exception):
+    """The key lets nobody in; the message says why, for the log only.
+
+    `certificate` is set where it was one that a trusted authority has signed.
+    """
+
+    def __init__(self, why: str, certificate: UserCertificate | None = None) -> None:
+        super().__init__(why)
+        self.certificate = certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who somebody is if they sign with `key` (SSH wire format), and what the signature must then say of its making."""
+
+    identity: Identity
+    key: bytes
+    touch_required: bool
+    verify_required: bool
+
+
+def admit_key(snapshot: Snapshot, entry: Entry, client_address: str, moment: float) -> Admission:
+    """Admit the key of a user's line.
+
+    Raises:
+        NotAdmitted: it was revoked, has expired, or is not for this address.
+    """
+    if entry.key.fingerprint in snapshot.revoked.keys:
+        raise NotAdmitted("the key was revoked")
+    _check_line(entry, "the key", client_address, moment)
+    options = entry.key.options
+    return Admission(entry.identity(client_address), entry.key.blob, options.touch_required, options.verify_required)
+
+
+def admit_certificate(
+    snapshot: Snapshot, certificate: UserCertificate, client_address: str, moment: float, *, known: bool = False
+) -> Admission:
+    """Admit the key of a certificate, as the one user that it and the line of its authority agree on.
+
+    `known` leaves out what cannot have changed since it was admitted before: the signature and the key's strength.
+
+    Raises:
+        NotAdmitted: its authority is not trusted, it was revoked, is not valid now or here, or names no one user.
+    """
+    trusted = snapshot.authorities.get(certificate.authority, ())
+    if not trusted:
+        raise NotAdmitted("the certificate's authority is not trusted")
+    if not known:
+        _check_made(certificate, trusted[0])
+    return _admit_signed(snapshot, certificate, trusted, client_address, moment)
+
+
+def _check_made(certificate: UserCertificate, authority: Entry) -> None:
+    if not is_signed(certificate, authority.key):
+        raise NotAdmitted("the certificate is not signed by the authority that it names")
+    try:
+        judge_certified(certificate)
+    except InvalidLineError as error:
+        raise NotAdmitted(f"the certificate {error}", certificate) from error
+
+
+def _admit_signed(
+    snapshot: Snapshot,
+    certificate: UserCertificate,
+    trusted: tuple[Entry, ...],
+    client_address: str,
+    moment: float,
+) -> Admission:
+    refuse: Callable[[str], NotAdmitted] = lambda why: NotAdmitted(why, certificate)  # noqa: E731 - five times below
+    if snapshot.revoked.has_certificate(certificate):
+        raise refuse("the certificate was revoked")
+    if moment < certificate.valid_after:
+        raise refuse("the certificate is not valid yet")
+    if certificate.valid_before != FOR_EVER and moment >= certificate.valid_before:
+        raise refuse("the certificate expired")
+    if certificate.sources and not admits(certificate.sources, client_address):
+        raise refuse("the certificate may not be used from this address")
+    named = [(user, entry) for entry in trusted for user in _users(certificate, entry)]
+    if len(named) != 1:
+        raise refuse(f"the certificate's principals name {len(named) or 'no'} users, and one is needed")
+    [(user, entry)] = named
+    try:
+        _check_line(entry, "the line of the certificate's authority", client_address, moment)
+    except NotAdmitted as error:
+        raise refuse(str(error)) from None
+    return _bounded(certificate, entry, user, client_address)
+
+
+def _bounded(certificate: UserCertificate, entry: Entry, user: str, client_address: str) -> Admission:
+    """Return the bounds of the authority's line and the certificate's own together."""
+    options = entry.key.options
+    bounds = [(options.stack, certificate.stack), (options.service, certificate.service)]
+    if any(None not in pair and pair[0] != pair[1] for pair in bounds):
+        raise NotAdmitted("the certificate is for another place than its authority's line", certificate)
+    verify_required = options.verify_required or certificate.verify_required
+    if verify_required and not certificate.key_type.startswith("sk-"):
+        raise NotAdmitted("the certificate demands a PIN or finger, and its key is no security key", certificate)
+    line = entry.identity(client_address)
+    (stack, service) = (one or other for one, other in bounds)
+    identity = replace(
+        line,
+        user=user,
+        key_fingerprint=certificate.key_fingerprint,
+        key_stack=stack,
+        key_service=service,
+        may_pty=line.may_pty and "permit-pty" in certificate.extensions,
+        may_forward=line.may_forward and "permit-port-forwarding" in certificate.extensions,
+        may_agent=line.may_agent and "permit-agent-forwarding" in certificate.extensions,
+        force_command=certificate.force_command,
+        certificate=Certificate(
+            certificate.blob, certificate.key_id, certificate.serial, certificate.authority_fingerprint
+        ),
+    )
+    touch_required = options.touch_required or "no-touch-required" not in certificate.extensions
+    return Admission(identity, certificate.key, touch_required, verify_required)
+
+
+def _users(certificate: UserCertificate, entry: Entry) -> set[str]:
+    """Name the users that a certificate is for: of a user's own line that user, of ca/ whoever the principals name."""
+    principals = set(certificate.principals)
+    if entry.user:
+        return {entry.user} if principals & set(entry.key.options.principals or (entry.user,)) else set()
+    if entry.key.options.principals:
+        principals &= set(entry.key.options.principals)
+    return {name for name in principals if USER.fullmatch(name)}
+
+
+def _check_line(entry: Entry, what: str, client_address: str, moment: float) -> None:
+    options = entry.key.options
+    if options.expires is not None and moment > options.expires:
+        raise NotAdmitted(f"{what} expired")
+    if not options.admits(client_address):
+        raise NotAdmitted(f"{what} may not be used from this address")
