@@ -1,6 +1,7 @@
 """Run the stand-in cluster until standard input ends: `python -m tests.cluster FOLDER DOCKER_HOST`."""
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.cluster.store import Store
 async def main(folder: Path, host: str) -> None:
     """Serve; the port is written to FOLDER/port when all is ready, switches are taken at FOLDER/control."""
     adopt_orphans()
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of writing to a client that has gone
     store = Store()
     for name in ("default", "kube-system"):
         store.create(("namespaces", "", name), {"kind": "Namespace", "apiVersion": "v1", "status": {"phase": "Active"}})

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
@@ -88,19 +88,20 @@ class Exec:
             await asyncio.wait({output, receiving}, return_when=asyncio.FIRST_COMPLETED)
             if output.done():
                 code = output.result()
-                receiving.cancel()
-                await asyncio.wait({receiving})
+                await _cancel(receiving)
                 await self._status(self._exited(code))
             elif receiving.result() and self._protocol != V5:
                 process.kill()
         finally:
-            output.cancel()
-            receiving.cancel()
-            await asyncio.wait({output, receiving})
+            await _cancel(output, receiving)
 
     async def _output(self, process: Process) -> int:
         """Send all output, until everybody has closed it, and return the exit status."""
-        await asyncio.gather(*(self._pump(stream, number) for stream, number in process.outputs.items()))
+        pumps = [asyncio.create_task(self._pump(stream, number)) for stream, number in process.outputs.items()]
+        try:
+            await asyncio.gather(*pumps)
+        finally:
+            await _cancel(*pumps)
         return await process.wait()
 
     async def _pump(self, stream: int, descriptor: int) -> None:
@@ -111,6 +112,7 @@ class Exec:
             await self._send(stream, payload)
             if self._left == 0:
                 await self._cut()
+            await asyncio.sleep(0)  # neither reading nor sending waits in a flood, and nobody else would run
 
     async def _cut(self) -> None:
         """Reset the TCP connection, once what was sent has left."""
@@ -200,6 +202,12 @@ class Exec:
             cause = f"Internal error occurred: {cause}"
         status: Object = {"metadata": {}, "status": "Failure", "message": f"Internal error occurred: {cause}"}
         return status | {"reason": "InternalError", "details": {"causes": [{"message": cause}]}, "code": 500}
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _let_go(process: Process) -> None:

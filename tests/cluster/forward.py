@@ -78,7 +78,8 @@ class Forward:
 
 async def _receive(ws: web.WebSocketResponse, writers: dict[int, asyncio.StreamWriter]) -> None:
     while (message := await ws.receive()).type is WSMsgType.BINARY:
-        if (writer := writers.get(message.data[0] if message.data else -1)) is not None:
+        writer = writers.get(message.data[0] if message.data else -1)
+        if writer is not None and not writer.is_closing():
             writer.write(message.data[1:])
             with contextlib.suppress(ConnectionError):
                 await writer.drain()

@@ -179,8 +179,12 @@ class Server:
             ports = [int(port) for text in request.query.getall("ports") for port in text.split(",")]
         except (KeyError, ValueError):
             return web.Response(status=400, text='query parameter "port" is required')
+        try:
+            pid = self._node.docker.runc.pid(holder)
+        except FileNotFoundError:  # it has just ended
+            return web.Response(status=500)
         ws = await self._upgraded(request, protocol)
-        await Forward(pod, self._node.docker.runc.pid(holder), ports).serve(ws)
+        await Forward(pod, pid, ports).serve(ws)
         return ws
 
     async def _upgraded(self, request: web.Request, protocol: str) -> web.WebSocketResponse:

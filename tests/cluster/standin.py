@@ -41,6 +41,7 @@ class StandIn:
                 stdout=log,
                 stderr=log,
                 cwd=Path(__file__).parents[2],
+                start_new_session=True,  # an interrupt of the tests ends it by its standard input, in good order
             )
         self.port = self._await_port()
 

@@ -202,7 +202,7 @@ async def test_a_program_without_output_is_waited_for(cluster: Cluster, pod: str
 
 
 async def test_refusals_before_the_101(cluster: Cluster, pod: str) -> None:
-    """No stream and a wrong container are 400, no such pod is 404."""
+    """No stream and a wrong container are 400, no such pod is 404, POST is 405."""
     command, web = ("command", "true"), ("container", "web")
     assert await refusal(cluster, f"{pod}/exec", [command, web]) == (
         400,
@@ -215,6 +215,8 @@ async def test_refusals_before_the_101(cluster: Cluster, pod: str) -> None:
     code, body = await refusal(cluster, "nopod/exec", [command, web, ("stdout", "true")])
     assert (code, json.loads(body)["message"], body[-1]) == (404, 'pods "nopod" not found', "\n")
     assert json.loads(body)["details"] == {"name": "nopod", "kind": "pods"}
+    code, _ = await refusal(cluster, f"{pod}/exec", [command, web, ("stdout", "true")], "POST")
+    assert code == 405
 
 
 @both
@@ -236,6 +238,18 @@ async def test_a_client_that_does_not_read_holds_the_program(cluster: Cluster, p
         assert await asyncio.to_thread(cluster.look, pod, "ls /tmp") == ""
         assert (await wire.rest())[-2] == SUCCESS
     assert "written" in await asyncio.to_thread(cluster.look, pod, "ls /tmp; rm -f /tmp/written")
+
+
+@both
+async def test_a_client_may_go_while_output_comes(cluster: Cluster, pod: str, protocol: str) -> None:
+    """A flood on both outputs ends with its connection, and the next exec is served."""
+    for _ in range(3):
+        async with executed(cluster, pod, ["sh", "-c", "exec timeout 5 sh -c 'yes >&2 & yes'"], [protocol]) as wire:
+            await wire.until(b"y\n")
+            wire.drop()
+    async with executed(cluster, pod, ["true"], [protocol]) as wire:
+        assert (await wire.rest())[-2] == SUCCESS
+    await asyncio.to_thread(cluster.look, pod, "pkill -x yes; :")
 
 
 async def test_a_program_that_does_not_read_holds_the_client(cluster: Cluster, pod: str) -> None:
