@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.cluster.store import Store
 
 async def main(folder: Path, host: str) -> None:
     """Serve; the port is written to FOLDER/port when all is ready, switches are taken at FOLDER/control."""
+    parent = os.getppid()
     adopt_orphans()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of writing to a client that has gone
     store = Store()
@@ -40,6 +42,8 @@ async def main(folder: Path, host: str) -> None:
     await server.close()
     await node.close()
     await runner.cleanup()
+    if os.getppid() != parent:  # the tests were killed and remove nothing
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
