@@ -165,7 +165,7 @@ class Targets:
         found = await runtime.find(stack, name.service)
         replica = name.replica()
         if not found and replica is not None:
-            found = await runtime.find(stack, replica[0])
+            found = _pick_replica(stack, await runtime.find(stack, replica[0]), *replica)
         names = [container for target in found for container in target.containers if _PART.fullmatch(container)]
         if found:
             raise NoSuchTarget(

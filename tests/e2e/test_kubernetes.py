@@ -115,7 +115,7 @@ def test_a_session_has_its_eight_names(bastion: Bastion, api: list[str], cluster
         assert {"uid", "title"} <= session.keys()
     finally:
         shell.close(force=True)
-    header = bastion.read(bastion.last_uid())[0]["bastion"]
+    header = bastion.read(session["uid"])[0]["bastion"]
     assert (header["pod_name"], header["container_name"]) == (api[1], "log")
 
 
