@@ -84,8 +84,8 @@ class Toolbox:
     def _container(self, place: Place, pod: Mapping[str, Any], name: str) -> dict[str, Any]:
         spec = pod.get("spec")
         spec = spec if isinstance(spec, dict) else {}
-        entries = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-        target = next((entry for entry in entries if entry.get("name") == place.container), {})
+        entries: list[Any] = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+        target: dict[str, Any] = next((entry for entry in entries if entry.get("name") == place.container), {})
         own = target.get("securityContext") or {}
         context: dict[str, Any] = {key: own[key] for key in _KEPT if key in own}
         context["allowPrivilegeEscalation"] = False
