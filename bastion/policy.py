@@ -97,6 +97,21 @@ class Policy:
         """Tell whether any grant lets the user do anything there; for listings."""
         return any(grant.allow and _covers(identity, grant, stack, service) for grant in self._grants_of(identity))
 
+    def authorize_key(self, user: str, stack: str | None, service: str | None) -> None:
+        """Let a key be made for a user who holds a grant where it is for; no stack is any that there is a grant for.
+
+        Raises:
+            Refused: the user holds none.
+        """
+        identity = Identity(user, "", "", key_stack=stack, key_service=service)
+        bound = stack is not None and service is not None
+        if self.may_enter(identity, stack or "", service or "") if bound else self.literal_stacks(identity) != set():
+            return
+        words = f"on {service or '*'}@{stack}" if stack else "at all"
+        raise Refused(
+            f"{user} holds no grant {words}", f"add a [[grants]] entry; now {self._explain(Identity(user, '', ''))}"
+        )
+
     def literal_stacks(self, identity: Identity) -> set[str] | None:
         """Name the stacks the user may enter, or None where a wildcard leaves it to what runs."""
         grants = [grant for grant in self._grants_of(identity) if grant.allow]

@@ -1,12 +1,13 @@
 """`bastion keys …`: make the key home; issue, add, list and revoke keys; each change stands in the ledger."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TypedDict
 
 import typer
 
@@ -17,7 +18,7 @@ from bastion.cli.output import say, show_error, write_json, write_table
 
 if TYPE_CHECKING:
     from bastion.config import Settings
-    from bastion.keyring import Keyring
+    from bastion.keyring import IssuedKey, Keyring
 
 app = typer.Typer(help="Make the key home, and issue, add, list and revoke keys.")
 
@@ -28,10 +29,16 @@ StackOption = Annotated[
 
 
 @app.command("init")
-def init(*, config: ConfigOption = None) -> None:
+def init(
+    *,
+    authority: Annotated[
+        bool, typer.Option("--ca", help="Make a key that signs users' certificates, too.", show_default=False)
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
     """Make the key home with a host key and the audit signing key; what is there stays as it is."""
     keyring, _ = _open(config, must_be_whole=False)
-    keyring.init()
+    keyring.init(authority=authority)
     say(f"key home {keyring.home} is ready")
     if not keyring.auditor_recipients():
         say(f"put an auditor's age1… or ssh-ed25519 line into {keyring.home / 'auditors'}; without one nothing starts")
@@ -45,19 +52,42 @@ def issue(
     service: Annotated[
         str | None, typer.Option("--service", metavar="SERVICE", help="The only service the key opens.")
     ] = None,
-    expires: Annotated[str | None, typer.Option("--expires", metavar="TIME", help="How long: 12h, 90d.")] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="How long: 12h, 90d.  [default: 90d; 8h with --certificate]"),
+    ] = None,
+    sources: Annotated[
+        str | None, typer.Option("--from", metavar="ADDRESSES", help="Where from only: 192.0.2.0/24,2001:db8::7.")
+    ] = None,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Sign a certificate; no line in the key home is made.")
+    ] = False,
+    authority: Annotated[
+        str | None, typer.Option("--ca", metavar="NAME", help="Which key of ca/ signs it, if there are several.")
+    ] = None,
     output: OutputOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Make a key pair for a user; the private half is given once, here, and kept nowhere."""
-    lifetime = _lifetime(expires)
+    """Make a key pair for a user who holds a grant there; the private half is given once, here, and kept nowhere."""
+    lifetime = _lifetime(expires or ("8h" if certificate else "90d"))
     stack, service = (None if name == "*" else name for name in (stack, service))
+    if authority is not None and not certificate:
+        raise typer.BadParameter("goes with --certificate", param_hint="--ca")
+    if certificate and output is None:
+        raise typer.BadParameter(
+            "is needed with --certificate, which makes FILE and FILE-cert.pub", param_hint="--output"
+        )
     keyring, settings = _open(config)
+    _authorize(keyring, settings, user, stack, service)
+    networks = sources.split(",") if sources is not None else []
+    bounds: _Bounds = {"stack": stack, "service": service, "expires": lifetime, "sources": networks}
+    if certificate and output is not None:
+        _certify(keyring, settings, user, bounds, authority=authority, output=output)
+        return
     with _destination(output) as file:
-        issued = keyring.issue(user, stack=stack, service=service, expires=lifetime)
-        facts = {"user": user, "key_fingerprint": issued.fingerprint, "stack": stack, "service": service}
+        issued = keyring.issue(user, **bounds)
         try:
-            write_ledger(settings, keyring, "key issued", **facts, expires=expires)
+            write_ledger(settings, keyring, "key issued", **_facts(user, issued, bounds))
         except BaseException:
             keyring.revoke(issued.fingerprint)  # a key that stands in no ledger opens nothing
             raise
@@ -103,16 +133,80 @@ def list_keys(*, config: ConfigOption = None, as_json: JsonOption = False) -> No
 
 @app.command("revoke")
 def revoke(
-    whom: Annotated[str, typer.Argument(metavar="USER|SHA256:…", help="A user, or one key by its fingerprint.")],
+    whom: Annotated[
+        str | None,
+        typer.Argument(metavar="[USER|SHA256:…]", help="A user, or one key or authority.", show_default=False),
+    ] = None,
     *,
     stack: StackOption = None,
+    key_id: Annotated[
+        str | None, typer.Option("--id", metavar="TEXT", help="Instead, every certificate of this key id.")
+    ] = None,
+    serial: Annotated[
+        int | None, typer.Option("--serial", metavar="NUMBER", help="Instead, the certificate of this serial.", min=0)
+    ] = None,
+    authority: Annotated[
+        str | None, typer.Option("--ca", metavar="SHA256:…", help="The authority that gave the serial.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Revoke one key or all of a user's; open connections end within 5 s."""
+    """Revoke one key, all of a user's, or certificates; open connections end within 5 s."""
+    if sum(one is not None for one in (whom, key_id, serial)) != 1:
+        raise typer.BadParameter("name one of them", param_hint="USER, SHA256:…, --id or --serial")
+    if (serial is None) != (authority is None):
+        raise typer.BadParameter("go together", param_hint="--serial and --ca")
     keyring, settings = _open(config)
-    for fingerprint in keyring.revoke(whom, stack=stack):
-        say(f"{fingerprint} is revoked")
-        write_ledger(settings, keyring, "key revoked", key_fingerprint=fingerprint, of=whom, stack=stack)
+    if key_id is not None:
+        keyring.revoke_id(key_id)
+        say(f"certificates of the key id {key_id} are revoked")
+        write_ledger(settings, keyring, "certificate revoked", key_id=key_id)
+    elif serial is not None and authority is not None:
+        keyring.revoke_serial(serial, authority)
+        say(f"the certificate {serial} of {authority} is revoked")
+        write_ledger(settings, keyring, "certificate revoked", serial=serial, authority=authority)
+    elif whom is not None:
+        for fingerprint in keyring.revoke(whom, stack=stack):
+            say(f"{fingerprint} is revoked")
+            write_ledger(settings, keyring, "key revoked", key_fingerprint=fingerprint, of=whom, stack=stack)
+
+
+class _Bounds(TypedDict):
+    stack: str | None
+    service: str | None
+    expires: timedelta
+    sources: list[str]
+
+
+def _authorize(keyring: "Keyring", settings: "Settings", user: str, stack: str | None, service: str | None) -> None:
+    """Refuse to make a key for somebody who could open nothing with it.
+
+    Raises:
+        Refused: there is no grant for it.
+    """
+    from bastion.policy import Policy
+
+    policy = Policy(settings.grants, settings.stacks, settings.groups, clock=keyring.now)
+    policy.authorize_key(user, stack, service)
+
+
+def _certify(
+    keyring: "Keyring", settings: "Settings", user: str, bounds: _Bounds, *, authority: str | None, output: Path
+) -> None:
+    with new_private_file(output) as file, new_private_file(output.with_name(f"{output.name}-cert.pub")) as beside:
+        issued = keyring.certify(user, **bounds, authority=authority)
+        facts = _facts(user, issued, bounds)
+        write_ledger(settings, keyring, "certificate issued", **facts, serial=issued.serial, authority=issued.authority)
+        file.write(issued.private_text.encode())
+        beside.write(f"{issued.public_line}\n".encode())
+        os.fchmod(beside.fileno(), 0o644)
+    say(f"{issued.fingerprint} is certified for {user}, serial {issued.serial} of {issued.authority}")
+
+
+def _facts(user: str, issued: "IssuedKey", bounds: _Bounds) -> dict[str, object]:
+    facts: dict[str, object] = {"user": user, "key_fingerprint": issued.fingerprint}
+    facts |= {"stack": bounds["stack"], "service": bounds["service"]}
+    facts |= {"seconds": int(bounds["expires"].total_seconds()), "from": ",".join(bounds["sources"]) or None}
+    return facts
 
 
 def _open(config: Path | None, *, must_be_whole: bool = True) -> "tuple[Keyring, Settings]":
@@ -135,9 +229,7 @@ def _destination(output: Path | None) -> Iterator[BinaryIO]:
         yield file
 
 
-def _lifetime(text: str | None) -> timedelta | None:
-    if text is None:
-        return None
+def _lifetime(text: str) -> timedelta:
     from pydantic import TypeAdapter, ValidationError
 
     from bastion.config import Seconds

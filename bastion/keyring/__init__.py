@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from bastion.errors import ConfigurationError
-from bastion.keyring import auditors, changes, files, making
+from bastion.keyring import auditors, changes, home, issuing
 from bastion.keyring.admitting import Admission, NotAdmitted, admit_certificate, admit_key
 from bastion.keyring.certificates import InvalidCertificateError, is_certificate, parse
 from bastion.keyring.clock import Clock
+from bastion.keyring.issuing import Order
+from bastion.keyring.listing import ListedKey, listed
 from bastion.keyring.making import IssuedKey
-from bastion.keyring.options import InvalidLineError, check_name, quote, read_addresses
-from bastion.keyring.snapshot import Entry, Snapshot, stamp, take
+from bastion.keyring.revoked import FINGERPRINT, HIGHEST_SERIAL, normal
+from bastion.keyring.snapshot import Snapshot, stamp, take
 from bastion.keyring.strength import judge
 from bastion.model import Identity
 
@@ -22,25 +23,7 @@ __all__ = ["Admission", "IssuedKey", "Keyring", "ListedKey", "NotAdmitted"]
 
 KEY_LIFETIME: Final = timedelta(days=90)
 CERTIFICATE_LIFETIME: Final = timedelta(hours=8)
-_BEHIND: Final = 60  # seconds that another node's clock may be behind ours when it is shown a new certificate
 _SETTLED: Final = 0.1  # seconds after which a file's time tells a new change from the last
-_INIT: Final = "bastion keys init"
-
-
-@dataclass(frozen=True, slots=True)
-class ListedKey:
-    """One key of one user, for people to read; `path` and `line` say where its line is."""
-
-    user: str
-    fingerprint: str
-    key_type: str
-    comment: str
-    stack: str | None
-    service: str | None
-    expires: datetime | None
-    state: Literal["good", "expired", "revoked", "duplicate", "authority"]
-    path: Path
-    line: int
 
 
 class Keyring:
@@ -76,20 +59,7 @@ class Keyring:
 
     def faults(self) -> "list[ConfigurationError]":
         """Return everything that keeps the key home from being used, each with the command that mends it."""
-        folders = [self.home, self.home / "host", self.home / "signing"]
-        for folder in folders:
-            if found := files.private_fault(folder):
-                return [found]
-        faults = [
-            ConfigurationError(f"{self.home / name}: {words}", f"{_INIT} or chmod 700 {self.home / name}")
-            for name in ("users", "auditors")
-            if (words := files.public_fault(self.home / name))
-        ]
-        if not self.host_keys():
-            faults.append(ConfigurationError(f"{self.home / 'host'}: holds no host key", _INIT))
-        private = [*self.host_keys(), self.signing_key, *self.authority_keys()]
-        faults += [found for path in private if (found := files.private_fault(path) or making.private_key_fault(path))]
-        return [*faults, *auditors.faults(self.home / "auditors")]
+        return home.faults(self.home)
 
     def refresh(self) -> bool:
         """Read the files again if one changed; tell whether that changed who may enter, or `problems`. Never raises.
@@ -158,27 +128,19 @@ class Keyring:
         since, self._expired_until = self._expired_until, self._clock.now()
         snapshot = self._snapshot
         return [
-            self._listed(snapshot, entry)
+            listed(snapshot, entry, self._expired_until)
             for entry in snapshot.accepted.values()
             if entry.key.options.expires is not None and since <= entry.key.options.expires < self._expired_until
         ]
 
-    def _expired(self, entry: Entry) -> bool:
-        expires = entry.key.options.expires
-        return expires is not None and self._clock.now() > expires
-
-    def host_keys(self) -> list[Path]:
+    def host_keys(self) -> "list[Path]":
         """List the server's private keys: the files of host/ that do not end in .pub."""
-        return [path for path in files.visible(self.home / "host") if path.suffix != ".pub"]
-
-    def authority_keys(self) -> list[Path]:
-        """List the private keys that sign users' certificates: the files of ca/ that do not end in .pub."""
-        return [path for path in files.visible(self.home / "ca") if path.suffix != ".pub"]
+        return home.private_keys(self.home / "host")
 
     @property
     def signing_key(self) -> Path:
         """The private key that transcripts and the ledger are signed with."""
-        return self.home / "signing" / "signing_ed25519"
+        return home.signing_key(self.home)
 
     def auditor_recipients(self) -> list[str]:
         """List every recipient in auditors/, without comments and repetitions: `age1…`, `ssh-ed25519 …`.
@@ -196,23 +158,7 @@ class Keyring:
         Raises:
             ConfigurationError: the home cannot be written.
         """
-        try:
-            for name in (".", "host", "users", "auditors", "signing", "ca"):
-                files.make_private_folder(self.home / name)
-            with files.locked(self.home):
-                if not self.host_keys():
-                    making.write_pair(self.home / "host" / "ssh_host_ed25519_key", "bastion host key")
-                if authority and not self.authority_keys():
-                    making.write_pair(self.home / "ca" / "user_ca_ed25519", "bastion user certificate authority")
-                if not self.signing_key.exists():
-                    public = making.write_pair(self.signing_key, "bastion audit signing key")
-                    files.write_private(self.home / "signing" / "allowed_signers", f"bastion {public}\n".encode())
-                if not (self.home / "revoked").exists():
-                    files.write_private(
-                        self.home / "revoked", b"# fingerprints (SHA256:...) or public keys, one a line\n"
-                    )
-        except OSError as error:
-            raise changes.unwritable(self.home, error) from error
+        home.init(self.home, authority=authority)
 
     def issue(
         self,
@@ -221,20 +167,16 @@ class Keyring:
         stack: str | None = None,
         service: str | None = None,
         expires: timedelta | None = KEY_LIFETIME,
+        sources: Sequence[str] = (),
     ) -> IssuedKey:
         """Make an Ed25519 pair for a user and add its public half; the private half is returned and kept nowhere.
 
+        `sources` are the addresses and networks that it may be used from, none meaning any.
+
         Raises:
-            ConfigurationError: the name, the stack, the service or the time cannot be, or the home cannot be written.
+            ConfigurationError: the name, the place or the time cannot be, or the home cannot be written.
         """
-        present = datetime.fromtimestamp(self._clock.now(), UTC)
-        until = None if expires is None else f"{_expiry(present, expires):%Y%m%d%H%M%SZ}"
-        options = {"stack": stack, "service": service, "expiry-time": until}
-        bounds = ",".join(f"{name}={quote(value)}" for name, value in options.items() if value is not None)
-        place = "@".join(filter(None, (service, stack)))
-        key = making.make_pair()
-        line = " ".join(filter(None, (bounds, making.public_text(key), user, place, f"{present:%Y-%m-%d}")))
-        return IssuedKey(making.private_text(key), line, self.add(user, line))
+        return issuing.issue(self.home, Order(user, stack, service, expires, sources), self._clock.now())
 
     def certify(
         self,
@@ -248,45 +190,11 @@ class Keyring:
     ) -> IssuedKey:
         """Make an Ed25519 pair and a certificate for a user, with the key ca/AUTHORITY; neither is kept.
 
-        `sources` are the addresses and networks that it may be used from, none meaning any.
-
         Raises:
             ConfigurationError: a name, the time or an address cannot be, or there is no such authority that is trusted.
         """
-        changes.user_file(self.home, user)
-        _check_bounds(stack, service, sources)
-        key = self._authority_key(authority)
-        moment = self._clock.now()
-        present = datetime.fromtimestamp(moment, UTC)
-        issued = making.certify(
-            key,
-            making.Bounds(
-                user=user,
-                valid_after=int(moment) - _BEHIND,
-                valid_before=int(_expiry(present, expires).timestamp()),
-                stack=stack,
-                service=service,
-                sources=sources,
-            ),
-        )
-        snapshot = take(self.home, judge, self._snapshot)
-        trusted = {entry.key.fingerprint for lines in snapshot.authorities.values() for entry in lines}
-        if issued.authority not in trusted - snapshot.revoked.keys:
-            raise ConfigurationError(
-                f"{key}: its certificates are not accepted here", f"its public half must be {key}.pub, and not revoked"
-            )
-        return issued
-
-    def _authority_key(self, name: str | None) -> Path:
-        found = self.authority_keys()
-        chosen = [path for path in found if name in {None, path.name}]
-        if not chosen:
-            words = f"no private key {name}" if name else "no private key"
-            raise ConfigurationError(f"{self.home / 'ca'}: holds {words}", f"{_INIT} --ca makes one")
-        if len(chosen) > 1:
-            names = ", ".join(path.name for path in chosen)
-            raise ConfigurationError(f"{self.home / 'ca'}: holds several private keys", f"name one with --ca: {names}")
-        return chosen[0]
+        order = Order(user, stack, service, expires, sources)
+        return issuing.certify(self.home, order, self._clock.now(), authority)
 
     def add(self, user: str, public_line: str) -> str:
         """Add a line in authorized_keys format to a user's file and return the key's fingerprint.
@@ -304,36 +212,33 @@ class Keyring:
         """
         return changes.revoke(self.home, judge, whom, stack)
 
+    def revoke_id(self, key_id: str) -> None:
+        """Revoke every certificate of a key id, whoever signed it.
+
+        Raises:
+            ConfigurationError: it is empty, or the home cannot be written.
+        """
+        if not (words := normal(key_id)):
+            raise ConfigurationError("a key id cannot be empty", "ssh-keygen -L -f FILE-cert.pub shows it")
+        changes.revoke_certificates(self.home, f"id {words}")
+
+    def revoke_serial(self, serial: int, authority: str) -> None:
+        """Revoke the certificate of a serial, of the authority with this fingerprint.
+
+        Raises:
+            ConfigurationError: it is no fingerprint, no serial can be that, or the home cannot be written.
+        """
+        if not FINGERPRINT.fullmatch(authority) or not 0 <= serial <= HIGHEST_SERIAL:
+            raise ConfigurationError(
+                "that is no serial and no authority's fingerprint", "ssh-keygen -L -f FILE-cert.pub shows both"
+            )
+        changes.revoke_certificates(self.home, f"serial {authority} {serial}")
+
     def list(self) -> "list[ListedKey]":
         """List every well-formed key as it is in the files now, by user and line; refused lines are in `problems`."""
         self._clock.load()
         self._snapshot = snapshot = take(self.home, judge, self._snapshot)
-        return [self._listed(snapshot, entry) for entry in snapshot.entries]
-
-    def _listed(self, snapshot: Snapshot, entry: Entry) -> ListedKey:
-        key, options = entry.key, entry.key.options
-        state: Literal["good", "expired", "revoked", "duplicate", "authority"] = "good"
-        if key.fingerprint in snapshot.revoked.keys:
-            state = "revoked"
-        elif options.is_authority:
-            state = "expired" if self._expired(entry) else "authority"
-        elif key.blob not in snapshot.accepted:
-            state = "duplicate"
-        elif self._expired(entry):
-            state = "expired"
-        expires = None if options.expires is None else datetime.fromtimestamp(options.expires, UTC)
-        return ListedKey(
-            entry.user,
-            key.fingerprint,
-            key.key_type,
-            key.comment,
-            options.stack,
-            options.service,
-            expires,
-            state,
-            entry.path,
-            entry.number,
-        )
+        return [listed(snapshot, entry, self._clock.now()) for entry in snapshot.entries]
 
 
 def _admit_certificate(
@@ -344,23 +249,3 @@ def _admit_certificate(
     except InvalidCertificateError as error:
         raise NotAdmitted(f"the certificate {error}") from error
     return admit_certificate(snapshot, certificate, client_address, moment, known=known)
-
-
-def _check_bounds(stack: str | None, service: str | None, sources: Sequence[str]) -> None:
-    try:
-        for value, what in ((stack, "stack"), (service, "service")):
-            if value is not None:
-                check_name(value, what)
-        if sources:
-            read_addresses(",".join(sources))
-    except InvalidLineError as error:
-        raise ConfigurationError(f"the certificate {error}", "give names, and networks such as 192.0.2.0/24") from error
-
-
-def _expiry(present: datetime, expires: timedelta) -> datetime:
-    if expires <= timedelta(0):
-        raise ConfigurationError("a key cannot expire before it is issued", "give a time such as 90d")
-    try:
-        return present + expires
-    except OverflowError:
-        raise ConfigurationError("a key cannot expire that late", "give a time such as 90d") from None

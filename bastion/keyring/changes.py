@@ -107,6 +107,23 @@ def revoke(home: Path, judge: Judge, whom: str, stack: str | None) -> list[str]:
     return fingerprints
 
 
+def revoke_certificates(home: Path, line: str) -> None:
+    """Add a line about certificates to the list of what is revoked, unless it is there.
+
+    Raises:
+        ConfigurationError: the home cannot be written.
+    """
+    path = home / "revoked"
+    try:
+        with files.locked(home):
+            contents = files.read(path) if path.exists() else b""
+            if line.encode() not in contents.split(b"\n"):
+                ending = b"" if not contents or contents.endswith(b"\n") else b"\n"
+                files.write_private(path, contents + ending + line.encode() + b"\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def _is_meant(entry: Entry, whom: str, stack: str | None, *, by_fingerprint: bool) -> bool:
     if by_fingerprint:
         return entry.key.fingerprint == whom

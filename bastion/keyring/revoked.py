@@ -11,7 +11,7 @@ from bastion.keyring.files import read
 from bastion.keyring.options import InvalidLineError
 
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
-_HIGHEST_SERIAL = 2**64 - 1
+HIGHEST_SERIAL = 2**64 - 1
 _SERIAL = re.compile(r"[0-9]{1,20}")
 
 
@@ -86,7 +86,7 @@ def _line(line: bytes) -> Revoked:
     if words[0] == "serial":
         if len(words) < 3 or not FINGERPRINT.fullmatch(words[1]) or not _SERIAL.fullmatch(words[2]):  # noqa: PLR2004 - the words of such a line
             raise InvalidLineError("is not serial SHA256:... NUMBER")
-        if int(words[2]) > _HIGHEST_SERIAL:
+        if int(words[2]) > HIGHEST_SERIAL:
             raise InvalidLineError("has a serial that no certificate can have")
         return Revoked(serials=frozenset({(words[1], int(words[2]))}))
     if len(words) > 1:

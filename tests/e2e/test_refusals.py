@@ -123,7 +123,7 @@ def test_weak_keys_are_no_keys(bastion: Bastion, tmp_path: Path, kind: tuple[str
 def test_a_revoked_key_ends_its_connections_and_opens_none(own: Bastion) -> None:
     """Within 5 s of `keys revoke` the open shell ends with its reason, its ControlMaster too, and no login works."""
     own.start()
-    key = own.issue("bob", "mystack")
+    key = own.add("bob")
     own.config.write_text(own.config.read_text())
     control = str(own.folder / "control")
     shell = own.terminal(user="alice", options=["-M", "-S", control])

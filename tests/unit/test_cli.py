@@ -48,6 +48,7 @@ def cli(tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def home(cli: Cli) -> Cli:
+    cli.configure('[[grants]]\nusers = ["alice"]\nstacks = ["mystack"]\n')
     cli("keys", "init")
     return cli
 
