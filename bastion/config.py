@@ -127,6 +127,15 @@ class SessionsSettings(_Section):
     per_user: int = Field(default=30, ge=1)
     idle_timeout: Seconds = Field(default=900, description="of terminals: nothing typed and nothing shown; 0 is never")
     max_duration: Seconds = Field(default=28800, description="0 is never")
+    database: str | None = Field(default=None, description="None: the file bastion.db beside the transcripts")
+    history: Seconds = Field(default=90 * 86400, description="how long sessions that ended are kept; 0 is for ever")
+
+    @field_validator("database")
+    @classmethod
+    def _of_a_kind_we_know(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"sqlite:///.|postgres(ql)?://", value):
+            raise ValueError("must be sqlite:///PATH or postgresql://…")
+        return value
 
 
 class AuditSettings(_Section):
@@ -312,6 +321,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"stacks: {mapped[place]} and {entry.name} are both the namespace {place[1]}")
         return self
 
+    @property
+    def database(self) -> str:
+        """The URL of the sessions' database; without one of its own it is where the other state is."""
+        return self.sessions.database or f"sqlite:///{self.audit.directory.parent / 'bastion.db'}"
+
     def engine_of(self, stack: str) -> str:
         """Return the engine that a stack is looked for on: a Docker Engine's host, or `kubernetes:CONTEXT`.
 
@@ -392,6 +406,7 @@ def load(path: Path | None) -> Settings:
         update={
             "keys": settings.keys.model_copy(update={"home": folder / settings.keys.home}),
             "audit": settings.audit.model_copy(update={"directory": folder / settings.audit.directory}),
+            "sessions": _absolute_database(settings.sessions, folder),
             "api": settings.api.model_copy(
                 update={
                     name: path and folder / path
@@ -402,6 +417,11 @@ def load(path: Path | None) -> Settings:
             "kubernetes": settings.kubernetes and _absolute_kubeconfig(settings.kubernetes, folder),
         }
     )
+
+
+def _absolute_database(settings: SessionsSettings, folder: Path) -> SessionsSettings:
+    scheme, _, path = (settings.database or "").partition("///")
+    return settings.model_copy(update={"database": f"{scheme}///{folder / path}"}) if scheme == "sqlite:" else settings
 
 
 def _absolute_kubeconfig(settings: KubernetesSettings, folder: Path) -> KubernetesSettings:

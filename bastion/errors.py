@@ -9,6 +9,7 @@ BastionError                    255   the bastion failed
 │   └── LimitReached            253   too many sessions at once
 ├── ClientGone                  255   the client went away; nobody is left to be told
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
+├── DatabaseFailed              255   the sessions' database does not answer
 └── RuntimeFailed               255   the engine or the container failed
     ├── RuntimeUnreachable      255   the engine does not answer
     ├── ContainerEnded          255   the container stopped, was removed or is paused
@@ -87,6 +88,12 @@ class RecordingFailed(BastionError):
 
     code = "recording"
     exit_status = 254
+
+
+class DatabaseFailed(BastionError):
+    """The sessions' database does not answer."""
+
+    code = "database"
 
 
 class RuntimeFailed(BastionError):

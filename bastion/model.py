@@ -162,7 +162,11 @@ def now() -> datetime:
 
 
 class Session(BaseModel):
-    """One connection to a container of a service, in the words of Cloud 66's Session and ours (design: what it is)."""
+    """One connection to a container of a service, in the words of Cloud 66's Session and ours (design: what it is).
+
+    Each of the times is when it came into the state of that name; `ended_at` is there when it is terminated.
+    `reserved_as` is the uid of the reservation whose place it took over.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -178,6 +182,7 @@ class Session(BaseModel):
     user: str
     state: State
     created_at: datetime
+    provisioning_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     exit_status: int | None = None
@@ -185,3 +190,4 @@ class Session(BaseModel):
     client_address: str
     key_fingerprint: str
     node: str
+    reserved_as: str | None = None

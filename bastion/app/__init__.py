@@ -45,6 +45,13 @@ def open_transcripts(settings: Settings, keyring: Keyring, node: str) -> Transcr
     )
 
 
+def open_sessions(settings: Settings, node: str) -> Sessions:
+    """Return the registry over the configured database."""
+    from bastion.sessions.sql import SqlStore  # noqa: PLC0415 - 0.2 s that only a server needs
+
+    return Sessions(settings.sessions, node, SqlStore(settings.database, node))
+
+
 def rules(
     settings: Settings, runtimes: Mapping[str, Runtime], keyring: Keyring, *, only_engine: str | None = None
 ) -> Rules:
@@ -85,7 +92,7 @@ async def serve(
         log.warning("key home", problem=problem)
     adapters = runtimes if runtimes is not None else build_runtimes(settings)
     metrics = Metrics()
-    sessions = Sessions(settings.sessions, node)
+    sessions = open_sessions(settings, node)
     transcripts = open_transcripts(settings, keyring, node)
     gateway = Gateway(
         rules(settings, adapters, keyring, only_engine=next(iter(runtimes)) if runtimes else None),
@@ -97,9 +104,12 @@ async def serve(
     server = SshServer(settings.ssh, keyring, gateway, metrics)
     async with AsyncExitStack() as running:
         running.push_async_callback(_close, adapters)
+        await sessions.start()
+        running.push_async_callback(sessions.close)
+        await running.enter_async_context(_background(sessions.keep(), stop))
         await transcripts.start()
         running.push_async_callback(transcripts.close)
-        api = create_api(sessions, metrics=metrics, ready=partial(_ping, adapters))
+        api = create_api(sessions, metrics=metrics, ready=partial(_ping, adapters, sessions))
         await running.enter_async_context(serve_api(api, settings.api.socket))
         running.push_async_callback(server.close)
         addresses = await server.listen()
@@ -113,7 +123,7 @@ async def serve(
         if ready is not None:
             ready(addresses)
         await stop.wait()
-        log.info("stopping", sessions=len(sessions.list()))
+        log.info("stopping", sessions=len(sessions.own()))
         server.stop_listening()
         await sessions.end_all(
             SessionEnded("the bastion is shutting down", "connect again in a moment"), grace=CLEAN_UP_SECONDS
@@ -133,7 +143,8 @@ async def _close(adapters: Mapping[str, Runtime]) -> None:
         await adapter.close()
 
 
-async def _ping(adapters: Mapping[str, Runtime]) -> None:
+async def _ping(adapters: Mapping[str, Runtime], sessions: Sessions) -> None:
+    await sessions.ping()
     for adapter in adapters.values():
         await adapter.ping()
 

@@ -12,7 +12,7 @@ from bastion.config import Settings, load
 from bastion.errors import ConfigurationError
 
 CHECK_SECONDS: Final = 2.0
-_AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # beside them [ssh] notice
+_AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # but [sessions] database; [ssh] notice too
 
 log = structlog.get_logger(__name__)
 
@@ -67,4 +67,6 @@ def _waiting(before: Settings, after: Settings) -> list[str]:
     notice_only = {"notice": after.ssh.notice}
     if "ssh" in names and before.ssh.model_copy(update=notice_only) == after.ssh:
         names.remove("ssh")
+    if before.database != after.database and "audit" not in names:
+        names.append("sessions")
     return names

@@ -80,6 +80,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _look_at_keys(keyring)
     yield from _look_at_recipients(settings, keyring)
     yield from _look_at_transcripts(settings.audit.directory)
+    yield from _look_at_database(settings.database)
     if settings.api.socket is not None:
         yield from _look_at_socket(settings.api.socket)
     yield from asyncio.run(_look_at_engines(settings))
@@ -143,6 +144,19 @@ def _look_at_transcripts(folder: Path) -> Iterator[Finding]:
         yield Finding("transcripts", right=False, words=words, hint="make room: what cannot be recorded is ended")
     else:
         yield Finding("transcripts", right=True, words=words)
+
+
+def _look_at_database(url: str) -> Iterator[Finding]:
+    from bastion.sessions.database import look_at
+
+    path = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+    if path is not None and (found := _folder_fault("sessions", path.parent)):
+        yield found
+        return
+    try:
+        yield Finding("sessions", right=True, words=asyncio.run(look_at(url)))
+    except ConfigurationError as error:
+        yield _wrong("sessions", error)
 
 
 def _look_at_socket(path: Path) -> Iterator[Finding]:

@@ -1,26 +1,47 @@
-"""The registry of live sessions: who is in which container, how many at most, and how one is ended."""
+"""The registry of sessions: who is in which container on any node, how many at most, and how one is ended."""
 
 import asyncio
-from collections import Counter
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Final
+
+import structlog
 
 from bastion.config import GrantSettings, SessionsSettings
-from bastion.errors import BastionError, LimitReached, SessionEnded
-from bastion.model import STDIN, Data, Event, Identity, Request, Session, Target, Terminal, now
+from bastion.errors import BastionError, DatabaseFailed, SessionEnded
+from bastion.model import STDIN, Data, Event, Identity, Name, Request, Session, Target, Terminal, now
+from bastion.sessions.limits import Bounds
+from bastion.sessions.memory import MemoryStore
+from bastion.sessions.nodes import BEAT_SECONDS
+from bastion.sessions.store import BASTION_STOPPED, Look, Store, Wanted
 from bastion.sessions.watching import Watchers
+from bastion.sessions.writing import Writer
+
+__all__ = ["LiveSession", "Sessions", "Wanted"]
+
+LOOK_SECONDS: Final = 1.0
+RESERVED_SECONDS: Final = 120.0
+_FORGET_SECONDS: Final = 3600.0
+
+log = structlog.get_logger(__name__)
 
 
 class LiveSession:
     """One session while it lives: its record, its traffic, and the one way to end it.
 
     `bytes_in` counts what the client sent, `bytes_out` what the container sent; `active_at` is when anything last went
-    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own.
+    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own. `changed` is called with
+    the session's uid and the fields of its record that were replaced.
     """
 
-    def __init__(self, session: Session, grant: GrantSettings | None = None) -> None:
+    def __init__(
+        self, session: Session, grant: GrantSettings | None = None, changed: Callable[..., None] | None = None
+    ) -> None:
         self.session = session
         self.grant = grant
+        self._changed = changed
         self.bytes_in = 0
         self.bytes_out = 0
         self.active_at = asyncio.get_running_loop().time()
@@ -31,8 +52,12 @@ class LiveSession:
         self._task: asyncio.Task[object] | None = None
 
     def update(self, **changes: object) -> None:
-        """Replace the record by one with these fields changed."""
+        """Replace the record by one with these fields changed, and note when its state became `provisioning`."""
+        if changes.get("state") == "provisioning" and self.session.provisioning_at is None:
+            changes["provisioning_at"] = now()
         self.session = self.session.model_copy(update=changes)
+        if self._changed is not None:
+            self._changed(self.session.uid, **changes)
 
     def count(self, event: Event) -> None:
         """Add the event's bytes to the session's traffic, and note when it was."""
@@ -80,46 +105,152 @@ class LiveSession:
 
 
 class Sessions:
-    """All live sessions of this node, with their limits, which may be replaced at any time."""
+    """The sessions of every node that shares the store, those of this one live; the limits may be replaced at any time.
 
-    def __init__(self, limits: SessionsSettings, node: str) -> None:
+    Without a store the node is alone, and what has ended is soon forgotten. With one, `start` comes first, `keep` runs
+    beside, and `close` comes last.
+    """
+
+    def __init__(self, limits: SessionsSettings, node: str, store: Store | None = None) -> None:
         self.limits = limits
         self._node = node
+        self._store = store or MemoryStore()
+        self._writer = Writer(self._store)
         self._live: dict[str, LiveSession] = {}
+        self._taking: set[str] = set()
+        self._reserved: dict[str, Session] = {}
+        self._lapses: dict[str, asyncio.TimerHandle] = {}
+        self._others: tuple[Session, ...] = ()
         self._stopped: BastionError | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def list(self) -> list[Session]:
-        """Return every live session, oldest first."""
+    # Its life.
+
+    async def start(self) -> None:
+        """Open the store, and release what a bastion of this host left behind when it was killed.
+
+        Raises:
+            ConfigurationError: the database cannot be opened, or is of a newer bastion.
+        """
+        await self._store.open()
+
+    async def keep(self) -> None:
+        """For ever: write down what becomes of sessions, say that this node lives, and hear what others ask of it."""
+        await asyncio.gather(self._writer.run(), self._watch())
+
+    async def close(self) -> None:
+        """Write what is not written, and release what this node still has."""
+        for timer in self._lapses.values():
+            timer.cancel()
+        try:
+            await self._writer.flush()
+        except DatabaseFailed as error:
+            log.warning("ends of sessions are not written down", reason=error.public, detail=error.detail)
+        try:
+            await self._store.close()
+        except DatabaseFailed as error:
+            log.warning("this node's places are free when its heartbeat is old", detail=error.detail)
+
+    async def ping(self) -> None:
+        """Ask the store for a sign of life.
+
+        Raises:
+            DatabaseFailed: it does not answer, so that no session can be opened.
+        """
+        await self._store.look()
+
+    # What there is.
+
+    async def history(self, wanted: Wanted) -> tuple[list[Session], int]:
+        """Return one page of the sessions that are wanted, live and ended, and how many there are on all pages.
+
+        Raises:
+            DatabaseFailed: the database does not answer.
+        """
+        await self._writer.flush()
+        return await self._store.history(wanted)
+
+    def own(self) -> list[Session]:
+        """Return this node's live sessions, oldest first."""
         return [live.session for live in self._live.values()]
 
+    def list(self) -> list[Session]:
+        """Return every live session and reservation, oldest first; those of other nodes as of a second ago."""
+        sessions = [*self.own(), *self._reserved.values(), *self._others]
+        return sorted(sessions, key=lambda session: session.created_at)
+
     def get(self, uid: str) -> Session | None:
-        """Return the live session of this uid."""
-        live = self._live.get(uid)
-        return live.session if live else None
+        """Return the live session of this uid, or the one that took over the reservation of this uid."""
+        return next((session for session in self.list() if uid in {session.uid, session.reserved_as}), None)
 
     def live(self, uid: str) -> LiveSession | None:
         """Return the session itself where it is live and this node's own."""
         return self._live.get(uid)
 
+    async def find(self, uid: str) -> Session | None:
+        """Return the session of this uid, live on any node or ended, or the one that took over its reservation.
+
+        Raises:
+            DatabaseFailed: it is not live as far as this node knows, and the database does not answer.
+        """
+        if (session := self.get(uid)) is not None:
+            return session
+        await self._writer.flush()
+        return await self._store.find(uid)
+
+    # What one may do.
+
     def end(self, uid: str, reason: str) -> bool:
-        """End one session; False when there is no live one of this uid."""
-        live = self._live.get(uid)
-        if live is not None:
+        """End one live session or reservation, on whatever node; False when none of this uid is known here.
+
+        On another node it takes until that has heard of it: two seconds or so.
+        """
+        session = self.get(uid)
+        if session is None:
+            return False
+        if (live := self._live.get(session.uid)) is not None:
             live.end(SessionEnded(f"the session was ended: {reason}", "ask whoever runs this bastion"))
-        return live is not None
+        elif session.uid in self._reserved:
+            self._lapse(session.uid, reason)
+        else:
+            self._writer.put(session.uid, end_asked=reason)
+        return True
 
     async def end_all(self, reason: BastionError, *, grace: float) -> None:
-        """End every session, open no more, and wait up to `grace` seconds until all have cleaned up."""
+        """End every session of this node, open no more, and wait up to `grace` seconds until all have cleaned up."""
         self._stopped = reason
-        for live in list(self._live.values()):
+        for live in [*self._live.values()]:
             live.end(reason)
         try:
             async with asyncio.timeout(grace):
                 await self._empty.wait()
         except TimeoutError:
             return
+
+    async def reserve(
+        self,
+        identity: Identity,
+        target: Target,
+        grant: GrantSettings | None = None,
+        *,
+        seconds: float = RESERVED_SECONDS,
+    ) -> Session:
+        """Take a place that the user's next session in this service takes over; it is free again after `seconds`.
+
+        Raises:
+            LimitReached: the service, the user or the grant has as many sessions as it may.
+            DatabaseFailed: the database does not answer.
+            BastionError: the reason that `end_all` was given.
+        """
+        request = Request(secrets.token_hex(8), Name(target.service, stack=target.stack), "shell")
+        asked = _describe(identity, request, target, self._node)
+        asked = asked.model_copy(update={"state": "provisioning", "provisioning_at": asked.created_at})
+        async with self._place(asked, grant, reserve=True) as session:
+            self._reserved[session.uid] = session
+        lapse = asyncio.get_running_loop().call_later(seconds, self._lapse, session.uid, "nobody connected in time")
+        self._lapses[session.uid] = lapse
+        return session
 
     @asynccontextmanager
     async def open(
@@ -129,42 +260,103 @@ class Sessions:
 
         Raises:
             LimitReached: the service, the user or the grant has as many sessions as it may.
+            DatabaseFailed: the database does not answer.
             BastionError: the reason that `end_all` was given.
         """
-        if self._stopped is not None:
-            raise self._stopped from None
-        self._take_place(identity, target, grant)
-        live = LiveSession(_describe(identity, request, target, self._node), grant)
-        self._live[request.uid] = live
-        self._empty.clear()
+        async with self._place(_describe(identity, request, target, self._node), grant) as session:
+            live = LiveSession(session, grant, self._writer.put)
+            self._live[session.uid] = live
+            self._empty.clear()
         try:
             yield live
         finally:
+            if live.session.ended_at is None:
+                live.update(state="terminated", ended_at=now())
             del self._live[request.uid]
             live.watchers.end()
             if not self._live:
                 self._empty.set()
 
-    def _take_place(self, identity: Identity, target: Target, grant: GrantSettings | None) -> None:
-        sessions = self.list()
-        holders = Counter(s.user for s in sessions if (s.stack, s.service_name) == (target.stack, target.service))
-        limit = self.limits.per_service
-        if holders.total() >= limit:
-            names = ", ".join(f"{user} ({count})" for user, count in holders.most_common(10))
-            raise LimitReached(
-                f"{target.service}@{target.stack} has {limit} sessions, and {limit} is its limit",
-                f"held by {names}; try again when one has ended",
-            )
-        limit = self.limits.per_user
-        if sum(s.user == identity.user for s in sessions) >= limit:
-            raise LimitReached(
-                f"{identity.user} has {limit} sessions, and {limit} is the limit", "end one of them first"
-            )
-        limit = grant.max_sessions if grant is not None else None
-        if limit is not None and sum(live.grant == grant for live in self._live.values()) >= limit:
-            raise LimitReached(
-                f"your grant is good for {limit} sessions at a time, and they are taken", "end one of them first"
-            )
+    @asynccontextmanager
+    async def _place(
+        self, session: Session, grant: GrantSettings | None, *, reserve: bool = False
+    ) -> AsyncIterator[Session]:
+        """Take a place for the session; whatever goes wrong until the context ends gives it back."""
+        self._refuse_if_stopped()
+        self._taking.add(session.uid)
+        try:
+            if self._writer.frees_places:
+                await self._writer.flush()
+            session = await self._store.take(session, Bounds.of(self.limits, grant), reserve=reserve)
+            if session.reserved_as is not None:
+                self._forget_reservation(session.reserved_as)
+            self._refuse_if_stopped()
+            yield session
+        except BaseException:
+            # It may be taken all the same: the answer was lost, or came too late.
+            self._writer.put(session.uid, state="terminated", ended_at=now(), reason="it was not begun")
+            raise
+        finally:
+            self._taking.discard(session.uid)
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped from None
+
+    def _lapse(self, uid: str, reason: str) -> None:
+        if self._forget_reservation(uid):
+            self._writer.put(uid, state="terminated", ended_at=now(), reason=reason)
+
+    def _forget_reservation(self, uid: str) -> bool:
+        if (timer := self._lapses.pop(uid, None)) is not None:
+            timer.cancel()
+        return self._reserved.pop(uid, None) is not None
+
+    # What comes from other nodes.
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        beat_at, forget_at, failing = 0.0, loop.time(), False
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                if loop.time() >= beat_at:
+                    beat_at = loop.time() + BEAT_SECONDS - LOOK_SECONDS / 2
+                    await self._store.beat()
+                settled = {*self._live, *self._reserved}
+                known = self._known()
+                self._follow(await self._store.look(), known, settled)
+                if self.limits.history and loop.time() >= forget_at:
+                    forget_at = loop.time() + min(_FORGET_SECONDS, self.limits.history)
+                    await self._store.forget(now() - timedelta(seconds=self.limits.history))
+            except DatabaseFailed as error:
+                if not failing:
+                    log.error("no session can be opened", reason=error.public, detail=error.detail)  # noqa: TRY400 - ours
+                failing = True
+            else:
+                failing = False
+
+    def _known(self) -> set[str]:
+        return {*self._live, *self._reserved, *self._taking}
+
+    def _follow(self, look: Look, known: set[str], settled: set[str]) -> None:
+        """Do what others ask, and put right what the store has otherwise than it is.
+
+        `known` and `settled`, those of them that had their places, are from before the look.
+        """
+        self._others = look.others
+        for uid, reason in look.own.items():
+            if reason is not None:
+                self.end(uid, reason)
+            elif uid not in known and uid not in self._known() and not self._writer.knows(uid):
+                self._writer.put(uid, state="terminated", ended_at=now(), reason=BASTION_STOPPED)
+        for uid in settled - look.own.keys():
+            if (live := self._live.get(uid)) is not None and not self._writer.knows(uid):
+                # Others took this node for dead while it was stopped or could not be heard.
+                fields = ("state", "started_at", "ended_at", "reason", "exit_status")
+                self._writer.put(uid, **{field: getattr(live.session, field) for field in fields})
+            elif uid in self._reserved:  # taken over on another node
+                self._forget_reservation(uid)
 
 
 def _describe(identity: Identity, request: Request, target: Target, node: str) -> Session:

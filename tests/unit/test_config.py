@@ -35,6 +35,8 @@ OTHER: dict[str, Any] = {
     "sessions.per_user": 4,
     "sessions.idle_timeout": "1m",
     "sessions.max_duration": "1h",
+    "sessions.database": "postgresql://bastion@db.example/bastion",
+    "sessions.history": "7d",
     "audit.directory": "/var/lib/bastion/transcripts",
     "audit.recipients": ["age1xyz"],
     "audit.input": "all",
