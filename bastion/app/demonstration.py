@@ -38,7 +38,7 @@ async def demonstrate(settings: Settings, owner: str) -> AsyncIterator[Demonstra
 
 
 async def _containers(settings: Settings, owner: str, cleanup: AsyncExitStack) -> Demonstration:
-    from bastion.runtimes.throwaway import Throwaway  # noqa: PLC0415 - only for the demo
+    from bastion.runtimes.docker.throwaway import Throwaway  # noqa: PLC0415 - only for the demo
 
     runtimes = build_runtimes(settings)
     throwaway = Throwaway(settings.docker.host, owner)

@@ -17,8 +17,8 @@ from bastion.errors import (
     RuntimeUnreachable,
 )
 from bastion.model import STDIN, Data, Signal, Target, Terminal
-from bastion.runtimes import docker_targets
 from bastion.runtimes.docker import DockerRuntime
+from bastion.runtimes.docker import targets as docker_targets
 from tests.conftest import CACHE
 from tests.engine import Engine
 from tests.runtimes.world import World, read_until, request

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bastion.model import STDERR, STDOUT
-from bastion.runtimes.docker_stream import Frames, StreamBroken
+from bastion.runtimes.docker.stream import Frames, StreamBroken
 
 FRAMES = st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=300)), max_size=12)
 

@@ -9,9 +9,9 @@ import yaml
 from aiohttp import WSMsgType
 
 from bastion.errors import RuntimeUnreachable
-from bastion.runtimes import kubernetes_cluster
 from bastion.runtimes.kubernetes import KubernetesRuntime
-from bastion.runtimes.kubernetes_cluster import Answered, path
+from bastion.runtimes.kubernetes import cluster as kubernetes_cluster
+from bastion.runtimes.kubernetes.cluster import Answered, path
 from tests.cluster import Cluster
 from tests.cluster.certificates import make
 
@@ -95,7 +95,7 @@ async def test_a_token_that_was_replaced_is_read_anew(cluster: Cluster, monkeypa
     """After one 401, without anybody noticing; what is open stays open."""
     if cluster.standin is None:
         pytest.skip("a real cluster's tokens are not ours to replace")
-    monkeypatch.setattr("bastion.runtimes.kubernetes_link._NEW_SECONDS", 0.0)
+    monkeypatch.setattr("bastion.runtimes.kubernetes.link._NEW_SECONDS", 0.0)
     cluster.deployment("login-pod", image=cluster.image_small, kind="Pod")
     made = kubernetes_cluster.Cluster(cluster.kubeconfig, "token")
     query = [("command", "cat"), ("stdin", "true"), ("stdout", "true")]

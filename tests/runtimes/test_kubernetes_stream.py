@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bastion.errors import ConnectionLost, RuntimeFailed
 from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Name, Request, Resize, Target, Terminal
 from bastion.runtimes import shell
-from bastion.runtimes.kubernetes_stream import Status, StreamBroken, status_of
+from bastion.runtimes.kubernetes.stream import Status, StreamBroken, status_of
 from tests.cluster import Cluster
 from tests.runtimes.conftest import in_cluster
 from tests.runtimes.world import World, pieces, read_until, request, send_all

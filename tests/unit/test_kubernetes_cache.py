@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from bastion.model import Target
-from bastion.runtimes import kubernetes_cache
-from bastion.runtimes.kubernetes_cache import Cache
-from bastion.runtimes.kubernetes_cluster import Cluster
+from bastion.runtimes.kubernetes import cache as kubernetes_cache
+from bastion.runtimes.kubernetes.cache import Cache
+from bastion.runtimes.kubernetes.cluster import Cluster
 
 Event = dict[str, Any]
 
@@ -179,7 +179,7 @@ async def test_what_an_old_watch_says_after_a_list_is_not_believed(
     server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is opened again from the list's version."""
-    monkeypatch.setattr("bastion.runtimes.kubernetes_watch._AGE", 0.0)
+    monkeypatch.setattr("bastion.runtimes.kubernetes.watch._AGE", 0.0)
     await cache.view("shop")
     await until(lambda: bool(server.watched))
     server.pods, server.version = [pod("web", 9, labels={"new": "1"}), pod("second", 8)], 9

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from bastion.errors import RuntimeUnreachable
-from bastion.runtimes import kubernetes_errors
-from bastion.runtimes.kubernetes_cluster import SDK_FAILURES, Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes import errors as kubernetes_errors
+from bastion.runtimes.kubernetes.cluster import SDK_FAILURES, Answered, Cluster, path, refusal
 
 SECRET = "s3cr3t-t0k3n"  # noqa: S105 - what must not be seen
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -141,7 +141,7 @@ async def test_a_plugin_that_waits_is_ended(
     kubeconfig: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what it started, after its time."""
-    monkeypatch.setattr("bastion.runtimes.kubernetes_login._PLUGIN_SECONDS", 0.3)
+    monkeypatch.setattr("bastion.runtimes.kubernetes.login._PLUGIN_SECONDS", 0.3)
     error = await refused(Cluster(kubeconfig(plugin(tmp_path, "sleep 1000 & wait")), None))
     assert "gave nothing" in error.public
 
@@ -150,7 +150,7 @@ async def test_a_refused_login_is_made_anew_once(
     kubeconfig: Callable[..., Path], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what the kubeconfig says by then; what was opened before goes on."""
-    monkeypatch.setattr("bastion.runtimes.kubernetes_link._NEW_SECONDS", 0.0)
+    monkeypatch.setattr("bastion.runtimes.kubernetes.link._NEW_SECONDS", 0.0)
     ending = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:

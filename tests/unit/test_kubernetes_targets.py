@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from bastion.errors import NoSuchTarget
 from bastion.model import Target
-from bastion.runtimes.kubernetes_pods import Pod, Workload, owner, read_pod, read_workload
-from bastion.runtimes.kubernetes_targets import Names, View, difference, find, services
+from bastion.runtimes.kubernetes.pods import Pod, Workload, owner, read_pod, read_workload
+from bastion.runtimes.kubernetes.targets import Names, View, difference, find, services
 
 UID = "6a0d"
 HASH = "5d8c9"

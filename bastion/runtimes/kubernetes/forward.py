@@ -10,8 +10,8 @@ import aiohttp
 
 from bastion.errors import ConnectionLost, ContainerEnded, RuntimeFailed
 from bastion.model import STDOUT, Data, Eof, Event
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path, refusal
-from bastion.runtimes.kubernetes_stream import V4
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.stream import V4
 
 HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 

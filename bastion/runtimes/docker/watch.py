@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint
+from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint
 
 _FILTERS: Final = {"type": ["container"], "event": ["die", "destroy", "pause"]}
 _PAUSE: Final = 0.5  # seconds before the stream is opened again

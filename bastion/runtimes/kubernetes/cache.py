@@ -13,10 +13,10 @@ import structlog
 
 from bastion.errors import RuntimeFailed
 from bastion.model import Target
-from bastion.runtimes import kubernetes_watch
-from bastion.runtimes.kubernetes_cluster import Cluster, path
-from bastion.runtimes.kubernetes_pods import Pod, Workload, read_pod, read_workload
-from bastion.runtimes.kubernetes_targets import View, difference
+from bastion.runtimes.kubernetes import watch
+from bastion.runtimes.kubernetes.cluster import Cluster, path
+from bastion.runtimes.kubernetes.pods import Pod, Workload, read_pod, read_workload
+from bastion.runtimes.kubernetes.targets import View, difference
 
 WORKLOADS: Final = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
 NAMESPACES: Final = 64
@@ -44,15 +44,15 @@ class _Namespace:
         self.used = time.monotonic()
         self.users = 0  # calls that are looking at it
         self.watchers: dict[str, list[_Watcher]] = {}
-        self.pods: kubernetes_watch.Collection[Pod] = kubernetes_watch.Collection(
+        self.pods: watch.Collection[Pod] = watch.Collection(
             cluster,
             path("namespaces", name, "pods"),
             read_pod,
             asked=f"list pods in the namespace {name}",
             changed=self.tell,
         )
-        self.workloads: dict[str, kubernetes_watch.Collection[Workload]] = {
-            kind: kubernetes_watch.Collection(
+        self.workloads: dict[str, watch.Collection[Workload]] = {
+            kind: watch.Collection(
                 cluster,
                 path("namespaces", name, plural, api="apis/apps/v1"),
                 functools.partial(read_workload, kind),
@@ -62,7 +62,7 @@ class _Namespace:
             for kind, plural in WORKLOADS.items()
         }
 
-    def _collections(self) -> list[kubernetes_watch.Collection[Any]]:
+    def _collections(self) -> list[watch.Collection[Any]]:
         return [self.pods, *self.workloads.values()]
 
     @property

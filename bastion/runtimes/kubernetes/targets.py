@@ -6,7 +6,7 @@ from typing import Final
 
 from bastion.errors import NoSuchTarget
 from bastion.model import Target
-from bastion.runtimes.kubernetes_pods import Container, Pod, Workload
+from bastion.runtimes.kubernetes.pods import Container, Pod, Workload
 
 SHOWN: Final = 20  # pods listed in a hint
 _SUFFIXES: Final = ("-deployment", "-statefulset")

@@ -10,7 +10,7 @@ import structlog
 
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed
 from bastion.model import STDERR, Data, Eof, Event, Exit, Resize, Signal, Target
-from bastion.runtimes.kubernetes_stream import Place, PodStream, Status, StreamBroken, status_of
+from bastion.runtimes.kubernetes.stream import Place, PodStream, Status, StreamBroken, status_of
 from bastion.runtimes.shell import SIGNALS
 
 GRACE: Final = 0.4  # seconds in which a pod's last output may still come, and a better reason for its end

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bastion.errors import ContainerEnded, RuntimeFailed
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path, refusal
-from bastion.runtimes.kubernetes_stream import Place
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.stream import Place
 
 _STRATEGIC: Final = "application/strategic-merge-patch+json"
 _STAY: Final = ("sh", "-c", "trap exit TERM; while :; do sleep 3600 & wait $!; done")

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from bastion.errors import RuntimeFailed
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
 
 _READ: Final = ("get", "list", "watch")
 _OPEN: Final = ("get", "create")  # a WebSocket needs both since 1.35, kubectl's SPDY `create` alone

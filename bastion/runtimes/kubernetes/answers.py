@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from bastion.runtimes.kubernetes_errors import Answered
+from bastion.runtimes.kubernetes.errors import Answered
 
 _LINE_LIMIT: Final = 4 * 1024 * 1024
 _REFUSAL_LIMIT: Final = 64 * 1024  # bytes of an answer that is no success

@@ -11,7 +11,7 @@ import aiohttp
 
 from bastion.errors import ContainerEnded, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
 
 V5: Final = "v5.channel.k8s.io"
 V4: Final = "v4.channel.k8s.io"

@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bastion.runtimes import kubernetes_pods
-from bastion.runtimes.kubernetes_cache import WORKLOADS
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path
-from bastion.runtimes.kubernetes_pods import Workload, read_workload
-from bastion.runtimes.kubernetes_targets import Names
-from bastion.runtimes.kubernetes_watch import METADATA, list_pages
+from bastion.runtimes.kubernetes.cache import WORKLOADS
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path
+from bastion.runtimes.kubernetes.pods import NAME, Workload, owner, read_workload
+from bastion.runtimes.kubernetes.targets import Names
+from bastion.runtimes.kubernetes.watch import METADATA, list_pages
 
 _AGE: Final = 10.0  # seconds
 _LIMIT: Final = 5000  # services
@@ -54,9 +53,9 @@ class Census:
         def take_pod(entry: Mapping[str, Any]) -> None:
             metadata = entry.get("metadata")
             if isinstance(metadata, dict) and not metadata.get("deletionTimestamp"):
-                owner = kubernetes_pods.owner(metadata)
-                name = owner[1] if owner is not None else metadata.get("name")
-                pods.add((str(metadata.get("namespace")), str(name), owner))
+                controller = owner(metadata)
+                name = controller[1] if controller is not None else metadata.get("name")
+                pods.add((str(metadata.get("namespace")), str(name), controller))
 
         def take_workload(kind: str, entry: Mapping[str, Any]) -> None:
             workload = read_workload(kind, entry)
@@ -74,9 +73,9 @@ class Census:
             (namespace, found.kind, found.name): found for namespace in workloads for found in workloads[namespace]
         }
         services: Services = set()
-        for namespace, name, owner in sorted(pods, key=lambda pod: pod[:2]):
-            workload = known.get((namespace, *owner)) if owner is not None else None
+        for namespace, name, controller in sorted(pods, key=lambda pod: pod[:2]):
+            workload = known.get((namespace, *controller)) if controller is not None else None
             services.add((namespace, names[namespace].service(workload) if workload is not None else name))
             if len(services) >= _LIMIT:
                 break
-        return {found for found in services if all(kubernetes_pods.NAME.fullmatch(part) for part in found)}
+        return {found for found in services if all(NAME.fullmatch(part) for part in found)}

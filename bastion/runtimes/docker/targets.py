@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from bastion.model import Target
+from bastion.runtimes.host_paths import opens_engine
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _LABELS: Final = (
@@ -14,10 +14,6 @@ _LABELS: Final = (
     ("com.docker.stack.namespace", "com.docker.swarm.service.name"),
 )
 _OWN_STACK: Final = "docker"
-_ENGINE_SOCKETS: Final = frozenset(
-    {"docker.sock", "podman.sock", "containerd.sock", "crio.sock", "docker.sock.raw", "buildkitd.sock"}
-)
-_SOCKET_FOLDERS: Final = frozenset({"/", "/run", "/var", "/var/run", "/run/docker", "/run/podman", "/run/containerd"})
 
 
 class Place(NamedTuple):
@@ -84,13 +80,6 @@ def hazards(details: Mapping[str, Any]) -> tuple[str, ...]:
         found.append("shares the host's pid namespace")
     sources = [str(mount.get("Source", "")) for mount in details.get("Mounts") or []]
     sources += [str(bind).split(":", 1)[0] for bind in host.get("Binds") or []]
-    if any(_opens_engine(source) for source in sources):
+    if any(opens_engine(source) for source in sources):
         found.append("mounts the Docker socket")
     return tuple(found)
-
-
-def _opens_engine(source: str) -> bool:
-    if not source.startswith("/"):
-        return False
-    path = PurePosixPath("/" + source.strip("/"))
-    return path.name in _ENGINE_SOCKETS or str(path) in _SOCKET_FOLDERS

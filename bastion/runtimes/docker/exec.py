@@ -9,7 +9,7 @@ import structlog
 
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDOUT, Data, Eof, Event, Exit, Resize, Signal, Target
-from bastion.runtimes.docker_stream import ExecStream, StreamBroken
+from bastion.runtimes.docker.stream import ExecStream, StreamBroken
 from bastion.runtimes.shell import SIGNALS
 
 GRACE: Final = 0.4  # seconds in which a container's last output may still come, and a better reason for its end

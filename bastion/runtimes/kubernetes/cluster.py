@@ -20,11 +20,11 @@ from kubernetes.aio.config import ConfigException
 from yarl import URL
 
 from bastion.errors import RuntimeUnreachable
-from bastion.runtimes import kubernetes_errors
-from bastion.runtimes.kubernetes_answers import body, lines, read_object
-from bastion.runtimes.kubernetes_errors import Answered, refusal
-from bastion.runtimes.kubernetes_link import Link, shown
-from bastion.runtimes.kubernetes_login import Login, log_in
+from bastion.runtimes.kubernetes import errors
+from bastion.runtimes.kubernetes.answers import body, lines, read_object
+from bastion.runtimes.kubernetes.errors import Answered, refusal
+from bastion.runtimes.kubernetes.link import Link, shown
+from bastion.runtimes.kubernetes.login import Login, log_in
 
 __all__ = ["Answered", "Cluster", "path", "refusal"]
 
@@ -99,7 +99,7 @@ class Cluster:
         async with self._asked(send) as (server, response), response:
             if opened is not None:
                 opened()
-            with kubernetes_errors.mapped(server):
+            with errors.mapped(server):
                 try:
                     async with contextlib.aclosing(lines(response)) as stream:
                         async for line in stream:
@@ -192,13 +192,13 @@ class Cluster:
             server = shown(link.server)
             async with link.use() as session:
                 try:
-                    with kubernetes_errors.mapped(server, SDK_FAILURES):
+                    with errors.mapped(server, SDK_FAILURES):
                         result = await send(link, session)
                 except Answered as answered:
                     if answered.status != _UNAUTHORIZED:
                         raise
                     if refused is not None or link.is_new:
-                        raise kubernetes_errors.unknown_here(server) from answered
+                        raise errors.unknown_here(server) from answered
                     refused = link
                     continue
                 yield server, result

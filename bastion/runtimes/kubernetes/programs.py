@@ -13,14 +13,14 @@ import structlog
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDOUT, Request, Target
 from bastion.runtimes import shell
-from bastion.runtimes.docker_watch import Told
 from bastion.runtimes.ending import end_all
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, path
-from bastion.runtimes.kubernetes_exec import Calls, KubernetesExec, never_ran
-from bastion.runtimes.kubernetes_pods import read_pod
-from bastion.runtimes.kubernetes_stream import Place, PodStream, StreamBroken, status_of
-from bastion.runtimes.kubernetes_targets import difference
-from bastion.runtimes.kubernetes_toolbox import Toolbox
+from bastion.runtimes.kubernetes.cache import Told
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path
+from bastion.runtimes.kubernetes.exec import Calls, KubernetesExec, never_ran
+from bastion.runtimes.kubernetes.pods import read_pod
+from bastion.runtimes.kubernetes.stream import Place, PodStream, StreamBroken, status_of
+from bastion.runtimes.kubernetes.targets import difference
+from bastion.runtimes.kubernetes.toolbox import Toolbox
 
 _SECONDS: Final = 10.0  # that a script of ours may take
 _OUTPUT_LIMIT: Final = 64 * 1024  # bytes of a script's own output that are read

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bastion.model import STDERR, STDOUT, Data
-from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint
+from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint
 
 _HIGH: Final = 512 * 1024  # bytes held for a slow reader before the socket is left alone
 _LOW: Final = 128 * 1024

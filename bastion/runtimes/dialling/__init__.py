@@ -12,7 +12,7 @@ from typing import Final
 from bastion.errors import ConnectionLost, NoShell, RuntimeFailed
 from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Event, Name, Request, Target
 from bastion.runtimes import Exec, shell
-from bastion.runtimes.dialling_script import CONNECTED, HOST, NOTHING, PORT, SCRIPT, TRYING
+from bastion.runtimes.dialling.script import CONNECTED, HOST, NOTHING, PORT, SCRIPT, TRYING
 
 _CONNECT_LIMIT: Final = 30.0  # seconds until a helper has to have said something; it gives up itself after 20
 _WORDS_LIMIT: Final = 4096  # bytes of a helper's standard error that are kept

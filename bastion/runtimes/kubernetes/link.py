@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from bastion.runtimes.kubernetes_answers import successful
-from bastion.runtimes.kubernetes_login import Login
+from bastion.runtimes.kubernetes.answers import successful
+from bastion.runtimes.kubernetes.login import Login
 
 _CONNECT_SECONDS: Final = 10.0
 _SKEW: Final = 60.0  # seconds before they expire that credentials are renewed

@@ -15,12 +15,13 @@ import structlog
 
 from bastion.errors import ContainerEnded, NoShell, RuntimeFailed
 from bastion.model import Request, Target
-from bastion.runtimes import docker_targets, shell
+from bastion.runtimes import shell
 from bastion.runtimes.dialling import ExecConnection, by_exec
-from bastion.runtimes.docker_endpoint import TIMEOUT, Endpoint, unreachable
-from bastion.runtimes.docker_exec import Calls, DockerExec, Inspected
-from bastion.runtimes.docker_stream import ExecStream, StartRefused, StreamBroken
-from bastion.runtimes.docker_watch import Watch
+from bastion.runtimes.docker import targets
+from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint, unreachable
+from bastion.runtimes.docker.exec import Calls, DockerExec, Inspected
+from bastion.runtimes.docker.stream import ExecStream, StartRefused, StreamBroken
+from bastion.runtimes.docker.watch import Watch
 from bastion.runtimes.ending import end_all
 
 _THREADS: Final = 16
@@ -75,7 +76,7 @@ class DockerRuntime:
                 continue
             if isinstance(answer, BaseException):
                 raise answer
-            found.append(docker_targets.target(self.name, entry, answer))
+            found.append(targets.target(self.name, entry, answer))
         return sorted(found, key=lambda target: target.container_name)
 
     @asynccontextmanager
@@ -148,10 +149,10 @@ class DockerRuntime:
             self._client = None
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _list(self) -> list[docker_targets.Place]:
+    async def _list(self) -> list[targets.Place]:
         """List what runs; what has names outside the grammar is left out."""
         client = await self._connected()
-        found = [docker_targets.place(entry) for entry in await self._call(client.containers)]
+        found = [targets.place(entry) for entry in await self._call(client.containers)]
         return [place for place in found if place is not None]
 
     async def _running(self) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import docker
 from docker.errors import APIError, DockerException
 
-from bastion.runtimes.docker_endpoint import TIMEOUT, unreachable
+from bastion.runtimes.docker.endpoint import TIMEOUT, unreachable
 
 _PREFERRED: Final = ("busybox", "alpine", "debian", "ubuntu")
 _TRIES: Final = 8

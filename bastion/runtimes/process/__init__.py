@@ -21,7 +21,7 @@ from bastion.errors import ConfigurationError, NoShell, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Request, Resize, Signal, Target
 from bastion.runtimes import shell
 from bastion.runtimes.dialling import SocketConnection, by_socket
-from bastion.runtimes.process_end import end_all
+from bastion.runtimes.process.end import end_all
 
 _PIECE: Final = 64 * 1024
 _GRACE: Final = 2.0  # seconds in which children of an ended program may still write, as in the Docker Engine

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 import structlog
 
 from bastion.errors import RuntimeFailed
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, refusal
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, refusal
 
 METADATA: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 _PAGE: Final = 500

@@ -1,20 +1,17 @@
 """Read what a cluster says of pods and workloads into small values, whatever it says."""
 
-import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Any, Final
 
-from bastion.runtimes.docker_targets import _ENGINE_SOCKETS, _SOCKET_FOLDERS
+from bastion.runtimes.host_paths import opens_engine
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 LABELS: Final = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app")
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _KINDS: Final = ("StatefulSet", "DaemonSet")
-_NODE_FOLDERS: Final = frozenset({"/run/k3s", "/run/k3s/containerd", "/run/crio", "/run/dockershim.sock"})
 _LIST_LIMIT: Final = 1000  # containers, volumes, mounts, conditions
 _WORDS_LIMIT: Final = 200
 
@@ -205,19 +202,11 @@ def hazards(spec: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[str,
     }
     for mount in _dicts(container.get("volumeMounts")):
         source = sources.get(str(mount.get("name")))
-        if isinstance(source, str) and _opens_engine(source, mount.get("subPath")):
+        below = mount.get("subPath")
+        if isinstance(source, str) and opens_engine(source, below if isinstance(below, str) else ""):
             found.append("mounts a socket of its node's container engine")
             break
     return tuple(found)
-
-
-def _opens_engine(source: str, below: object) -> bool:
-    path = posixpath.normpath(
-        posixpath.join("/", source.strip("/"), below.strip("/") if isinstance(below, str) else "")
-    )
-    if path.startswith("/var/run/"):
-        path = path.removeprefix("/var")
-    return PurePosixPath(path).name in _ENGINE_SOCKETS or path in _SOCKET_FOLDERS or path in _NODE_FOLDERS
 
 
 def _is_name(value: object) -> bool:

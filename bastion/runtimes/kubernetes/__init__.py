@@ -12,14 +12,15 @@ import structlog
 
 from bastion.errors import NoSuchTarget, RuntimeFailed, RuntimeUnreachable
 from bastion.model import Request, Target
-from bastion.runtimes import Connection, Exec, kubernetes_targets
+from bastion.runtimes import Connection, Exec
 from bastion.runtimes.dialling import by_exec
-from bastion.runtimes.kubernetes_cache import Cache
-from bastion.runtimes.kubernetes_cluster import Answered, Cluster, refusal
-from bastion.runtimes.kubernetes_forward import HERE, forward
-from bastion.runtimes.kubernetes_programs import Programs
-from bastion.runtimes.kubernetes_rights import missing
-from bastion.runtimes.kubernetes_services import Census
+from bastion.runtimes.kubernetes import targets
+from bastion.runtimes.kubernetes.cache import Cache
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, refusal
+from bastion.runtimes.kubernetes.forward import HERE, forward
+from bastion.runtimes.kubernetes.programs import Programs
+from bastion.runtimes.kubernetes.rights import missing
+from bastion.runtimes.kubernetes.services import Census
 
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DEFAULT_NAMESPACE: Final = "default"
@@ -69,7 +70,7 @@ class KubernetesRuntime:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                found |= {(stack, service) for service in kubernetes_targets.services(answer)}
+                found |= {(stack, service) for service in targets.services(answer)}
         unreachable = [answer for answer in answers if isinstance(answer, RuntimeUnreachable)]
         if unreachable and len(unreachable) == len(answers) and not found:
             raise unreachable[0]
@@ -147,9 +148,9 @@ class KubernetesRuntime:
         return stack if is_free else None
 
     def _targets(
-        self, view: kubernetes_targets.View, stack: str, namespace: str, service: str, container: str | None
+        self, view: targets.View, stack: str, namespace: str, service: str, container: str | None
     ) -> list[Target]:
-        return kubernetes_targets.find(view, service, container, runtime=self.name, stack=stack, namespace=namespace)
+        return targets.find(view, service, container, runtime=self.name, stack=stack, namespace=namespace)
 
     async def _everywhere(self) -> set[tuple[str, str]] | None:
         """Return (namespace, service) of all namespaces; None if they may not be listed, or the list failed."""
