@@ -19,6 +19,7 @@ from bastion.sessions.tables import SCHEMA, VERSION_TABLE
 ANSWER_SECONDS: Final = 5.0
 _BUSY_SECONDS: Final = 3.0
 _MIGRATION_SECONDS: Final = 300.0
+_UNREADABLE: Final = "invalid URL: write %2F for a slash in a password, and so on for what is not a letter or digit"
 _MIGRATION_LOCK: Final = 0x62617374696F6E  # "bastion"; no place's lock, which are hashes
 
 
@@ -99,7 +100,7 @@ async def look_at(url: str) -> str:
         return f"{where}: made at the first start"
     try:
         schema = await database.schema()
-        if schema is not None and schema not in _known_schemas():
+        if schema is not None and schema not in known_schemas():
             raise _of_a_newer(schema)
     except DatabaseFailed as error:
         raise _unusable(error) from error
@@ -171,7 +172,12 @@ def _sqlite(path: Path) -> AsyncEngine:
 
 def _postgresql(url: str) -> AsyncEngine:
     async def connect() -> Any:
-        return await asyncpg.connect(url, timeout=ANSWER_SECONDS)
+        try:
+            return await asyncpg.connect(url, timeout=ANSWER_SECONDS)
+        except asyncpg.InterfaceError:
+            raise
+        except ValueError:  # whose words may hold the password
+            raise asyncpg.InterfaceError(_UNREADABLE) from None
 
     # asyncpg reads the URL itself: sslmode, several hosts and the folder of a socket mean there what they do for psql.
     return create_async_engine(
@@ -205,7 +211,8 @@ def _scripts() -> Any:
     return config
 
 
-def _known_schemas() -> set[str]:
+def known_schemas() -> set[str]:
+    """Return the forms that this bastion can bring to the newest."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
     return {script.revision for script in ScriptDirectory.from_config(_scripts()).walk_revisions()}
@@ -215,7 +222,7 @@ def _upgrade(connection: Connection) -> None:
     from alembic import command  # noqa: PLC0415
 
     schema = _schema(connection)
-    if schema is not None and schema not in _known_schemas():
+    if schema is not None and schema not in known_schemas():
         raise _of_a_newer(schema)
     config = _scripts()
     config.attributes["connection"] = connection
