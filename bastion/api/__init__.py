@@ -1,6 +1,1 @@
-"""The HTTP API: live sessions listed, shown and ended, health, metrics; every answer and every error typed."""
-
-from bastion.api.routes import create_api
-from bastion.api.server import serve_api
-
-__all__ = ["create_api", "serve_api"]
+"""The HTTP API: sessions, keys and records for those who may, by a unix socket or with a token; every answer typed."""

@@ -1,38 +1,23 @@
-"""The routes of the HTTP API and the shape of each answer."""
+"""The application: its routes, what each needs, and the description that clients are made from."""
 
-from collections.abc import Awaitable, Callable
+import json
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-import structlog
-from fastapi import FastAPI, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 
-from bastion.errors import BastionError
-from bastion.metrics import Metrics
-from bastion.model import Session
-from bastion.sessions import Sessions
-
-UID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-
-log = structlog.get_logger(__name__)
-
-
-class Problem(BaseModel):
-    """Every answer that is not a success: what is wrong, what to do, and a code for programs."""
-
-    error: str
-    hint: str
-    code: str
-
-
-class SessionList(BaseModel):
-    """The live sessions of this node, oldest first."""
-
-    sessions: list[Session]
+from bastion.api.callers import Calling, Guard, GuardedRoute, needs
+from bastion.api.cloud66 import add_cloud66
+from bastion.api.keys import add_keys
+from bastion.api.limits import Limits
+from bastion.api.problems import PROBLEMS, explain_errors
+from bastion.api.records import add_records
+from bastion.api.services import Parts, Services
+from bastion.api.sessions import add_sessions
+from bastion.api.tokens import Tokens
+from bastion.api.watch import add_watch
+from bastion.model import Identity
 
 
 class Health(BaseModel):
@@ -41,111 +26,99 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-def _one_line(value: str) -> str:
-    if not value.isprintable() or not value.strip():
-        raise ValueError("must be one line of text that prints")
-    return value.strip()
+class StackOf(BaseModel):
+    """One stack and its services that run."""
+
+    name: str
+    services: list[str]
 
 
-Uid = Annotated[str, Path(pattern=UID_PATTERN, description="the session's uid")]
-Reason = Annotated[
-    str, Query(min_length=1, max_length=200, description="what the user is told"), AfterValidator(_one_line)
-]
-_PROBLEMS: dict[int | str, dict[str, type[Problem]]] = {"4XX": {"model": Problem}, "5XX": {"model": Problem}}
-_STATUS = {"no-such-session": 404, "unreachable": 503}
+class StackList(BaseModel):
+    """What the caller may enter of what runs."""
+
+    stacks: list[StackOf]
 
 
-class _NoSuchSessionError(BastionError):
-    code = "no-such-session"
-
-
-def create_api(
-    sessions: Sessions, metrics: Metrics | None = None, *, ready: Callable[[], Awaitable[None]] | None = None
-) -> FastAPI:
-    """Return the API over these sessions.
-
-    Args:
-        sessions: the registry of live sessions.
-        metrics: what /metrics shows; its number of open sessions is read from the registry.
-        ready: raises a BastionError while the bastion cannot open sessions; asked by /readyz.
-    """
-    numbers = metrics or Metrics()
-    numbers.watch(lambda: len(sessions.list()))
+def create_api(services: Services, tokens: Tokens) -> FastAPI:
+    """Return the application over the parts of a running bastion; the numbers of /metrics are read from them."""
+    services.metrics.watch(lambda: len(services.sessions.list()))
     api = FastAPI(
         title="bastion",
         version=version("bastion"),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        responses=_PROBLEMS,
+        responses=PROBLEMS,
         redirect_slashes=False,
     )
-    _explain_errors(api)
-
-    def must_get(uid: str) -> Session:
-        if (session := sessions.get(uid)) is None:
-            raise _NoSuchSessionError(f"no live session {uid}", "GET /api/sessions lists them")
-        return session
-
-    @api.get("/api/sessions", tags=["sessions"])
-    async def list_sessions() -> SessionList:
-        """List the live sessions, oldest first."""
-        return SessionList(sessions=sessions.list())
-
-    @api.get("/api/sessions/{uid}", tags=["sessions"])
-    async def show_session(uid: Uid) -> Session:
-        """Show one live session."""
-        return must_get(uid)
-
-    @api.delete("/api/sessions/{uid}", tags=["sessions"], status_code=202)
-    async def end_session(uid: Uid, reason: Reason = "an administrator ended it") -> Session:
-        """End one live session; the answer is the session as it was when its end began."""
-        session = must_get(uid)
-        sessions.end(uid, reason)
-        log.info("session ended through the api", uid=uid, reason=reason)
-        return session
-
-    @api.get("/healthz", tags=["health"])
-    async def healthz() -> Health:
-        """Say that the process answers."""
-        return Health()
-
-    @api.get("/readyz", tags=["health"])
-    async def readyz() -> Health:
-        """Say whether sessions can be opened: 503 while an engine does not answer."""
-        if ready is not None:
-            await ready()
-        return Health()
-
-    @api.get("/metrics", tags=["health"], response_class=Response)
-    async def show_metrics() -> Response:
-        """Give the numbers in the Prometheus text format."""
-        return Response(numbers.render(), media_type=numbers.content_type)
-
+    api.router.route_class = GuardedRoute
+    api.state.guard = Guard(tokens)
+    api.state.services = services
+    api.add_middleware(Limits)
+    explain_errors(api)
+    add_sessions(api)
+    add_watch(api)
+    add_keys(api)
+    add_records(api)
+    add_cloud66(api)
+    _add_rest(api)
     return api
 
 
-def _explain_errors(api: FastAPI) -> None:
-    @api.exception_handler(BastionError)
-    async def known(_request: Request, error: BastionError) -> JSONResponse:
-        return _problem(_STATUS.get(error.code, 500), error.public, error.hint, error.code)
-
-    @api.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        words = f"{first['loc'][-1]}: {first['msg'].removeprefix('Value error, ')}"
-        return _problem(422, words[:1].lower() + words[1:], "see /openapi.json", "invalid")
-
-    @api.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> JSONResponse:
-        words = str(error.detail).lower()
-        return _problem(error.status_code, words, "see /openapi.json", words.replace(" ", "-"), error.headers)
-
-    @api.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
-        log.error("internal error", method=request.method, path=request.url.path, exc_info=error)
-        return _problem(500, "internal error", "the bastion's log says more", "internal")
+def describe(api: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description, with the tokens that every route asks for."""
+    if "securitySchemes" not in (described := api.openapi()).setdefault("components", {}):
+        described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return described
 
 
-def _problem(status: int, error: str, hint: str, code: str, headers: object = None) -> JSONResponse:
-    kept = dict(headers) if isinstance(headers, dict) else None
-    return JSONResponse(Problem(error=error, hint=hint, code=code).model_dump(), status, headers=kept)
+def describe_as_text(api: FastAPI) -> str:
+    """Return the description as it stands in docs/openapi.json."""
+    return json.dumps(describe(api), indent=1, ensure_ascii=False) + "\n"
+
+
+def _add_rest(api: FastAPI) -> None:
+    numbers: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    }
+    extra = needs("any")
+    api.get("/api/stacks", tags=["stacks"], openapi_extra=extra)(list_stacks)
+    api.get("/healthz", tags=["health"], openapi_extra=extra)(healthz)
+    api.get("/readyz", tags=["health"], openapi_extra=extra)(readyz)
+    api.get("/metrics", tags=["health"], openapi_extra=extra, response_class=Response, responses=numbers)(metrics)
+    api.get("/openapi.json", tags=["health"], openapi_extra=extra)(openapi)
+
+
+async def list_stacks(parts: Parts, caller: Calling) -> StackList:
+    """List the stacks and services that the caller may enter; all that run, with a token that is no user's."""
+    rules = parts.gateway.rules
+    identity = Identity(caller.user or "", "", caller.address)
+
+    def may_enter(stack: str, service: str) -> bool:
+        return caller.user is None or rules.policy.may_enter(identity, stack, service)
+
+    found: dict[str, list[str]] = {}
+    for stack, service in await rules.targets.listing(may_enter):
+        found.setdefault(stack, []).append(service)
+    return StackList(stacks=[StackOf(name=name, services=services) for name, services in found.items()])
+
+
+async def healthz() -> Health:
+    """Say that the process answers."""
+    return Health()
+
+
+async def readyz(parts: Parts) -> Health:
+    """Say whether sessions can be opened: 503 while an engine does not answer."""
+    await parts.ready()
+    return Health()
+
+
+async def metrics(parts: Parts) -> Response:
+    """Give the numbers in the Prometheus text format."""
+    return Response(parts.metrics.render(), media_type=parts.metrics.content_type)
+
+
+async def openapi(request: Request) -> dict[str, Any]:
+    """Describe this API."""
+    return describe(request.app)

@@ -1,24 +1,77 @@
-"""The API's listener: uvicorn inside the server's own loop, on a unix socket whose file mode says who may use it."""
+"""The API's listeners: uvicorn inside the server's own loop, by unix socket and TLS, with limits before a request."""
 
 import asyncio
-import errno
-import fcntl
-import os
+import contextlib
 import socket
-import stat
-from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import ssl
+import struct
+from collections.abc import AsyncIterator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import h11
+import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from bastion.api.callers import Peer
+from bastion.api.listening import tcp_listener, unix_listener
+from bastion.config import ApiSettings
 from bastion.errors import BastionError, ConfigurationError
 
-_MODE: Final = 0o660
-_PATH_LIMIT: Final = 107
-"""The longest path of a unix socket on Linux, in bytes (unix(7))."""
+MOST_CONNECTIONS: Final = 128  # of one listener
+HEADER_SECONDS: Final = 10.0
+HANDSHAKE_SECONDS: Final = 10.0
+CERTIFICATE_CHECK_SECONDS: Final = 5.0
+_HEADER_BYTES: Final = 16 * 1024
+_UCRED: Final = struct.Struct("3i")  # process, user and group id: unix(7), SO_PEERCRED
+
+log = structlog.get_logger(__name__)
+
+
+class _Protocol(H11Protocol):
+    """One connection: one of not too many, whose headers come in time, and of whom it is known who they are."""
+
+    _header: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Note who it is, or turn the connection away."""
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self.app_state = {**self.app_state, "peer": _peer(transport), "abort": transport.abort}
+        self._watch_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        if self._header is not None:
+            self._header.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand it on, and see whether the headers of a request are complete."""
+        super().data_received(data)
+        self._watch_header()
+
+    def _watch_header(self) -> None:
+        waiting = self.conn.their_state is h11.IDLE
+        if waiting and self._header is None:
+            self._header = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+        elif not waiting and self._header is not None:
+            self._header.cancel()
+            self._header = None
+
+
+def _peer(transport: asyncio.Transport) -> Peer:
+    connection = transport.get_extra_info("socket")
+    if connection.family == socket.AF_UNIX:
+        _, user_id, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return Peer("unix", user_id)
+    return Peer(str(transport.get_extra_info("peername", ("unknown",))[0]))
 
 
 class _Server(uvicorn.Server):
@@ -27,8 +80,15 @@ class _Server(uvicorn.Server):
         self.up = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so when requests are answered."""
-        await super().startup(sockets)
+        """Answer on these sockets, and say so."""
+        protocol: Any = partial(_Protocol, self.config, self.server_state, {})
+        for one in sockets or []:
+            seconds = HANDSHAKE_SECONDS if self.config.ssl else None
+            server = await asyncio.get_running_loop().create_server(
+                protocol, sock=one, ssl=self.config.ssl, backlog=64, ssl_handshake_timeout=seconds
+            )
+            self.servers = [*getattr(self, "servers", []), server]
+        self.started = True
         self.up.set()
 
     @contextmanager
@@ -38,94 +98,118 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serve_api(api: FastAPI, path: Path) -> AsyncIterator[None]:
-    """Answer on the unix socket, mode 0660, for as long as the context lasts; then remove it.
+async def serve_api(api: FastAPI, settings: ApiSettings) -> AsyncIterator[list[tuple[str, int]]]:
+    """Answer on the unix socket, mode 0660, and on the addresses, for as long as the context lasts; give the latter.
 
     Raises:
-        ConfigurationError: another server answers there, or the socket cannot be made.
+        ConfigurationError: another server answers there, an address or the certificate cannot be used.
     """
+    async with AsyncExitStack() as running:
+        bound = []
+        if settings.socket is not None:
+            await running.enter_async_context(_serve(api, running.enter_context(unix_listener(settings.socket)), None))
+        if settings.endpoints:
+            tls = _tls(settings)
+            if tls is not None:
+                await running.enter_async_context(_renewing(tls, settings))
+            for host, port in settings.endpoints:
+                listening = running.enter_context(tcp_listener(host, port))
+                bound.append((str(listening.getsockname()[0]), int(listening.getsockname()[1])))
+                await running.enter_async_context(_serve(api, listening, tls))
+        yield bound
+
+
+@asynccontextmanager
+async def _serve(api: FastAPI, listening: socket.socket, tls: ssl.SSLContext | None) -> AsyncIterator[None]:
     config = uvicorn.Config(
         api,
+        http=_Protocol,
         log_config=None,
         log_level="critical",  # what goes wrong is in our own log already
         access_log=False,
         lifespan="off",
         ws="none",
-        limit_concurrency=64,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
         server_header=False,
+        proxy_headers=False,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
-    with _listener(path) as listening:
-        server = _Server(config)
-        serving = asyncio.create_task(server.serve([listening]), name="api")
-        starting = asyncio.create_task(server.up.wait(), name="api starting")
-        try:
-            await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                await serving
-                raise BastionError("the api did not start", f"look at {path}")
-            yield
-        finally:
-            starting.cancel()
-            server.should_exit = True
-            await serving
-
-
-@contextmanager
-def _listener(path: Path) -> Iterator[socket.socket]:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with listening:
-        try:
-            _bound(path)
-            path.parent.mkdir(mode=0o750, exist_ok=True)
-            with _alone_in(path.parent):
-                _remove_stale(path)
-                os.fchmod(listening.fileno(), _MODE)  # Linux gives the file this mode less the umask: never too wide
-                listening.bind(str(path))
-                path.chmod(_MODE)
-                listening.listen(64)
-        except OSError as error:
-            raise ConfigurationError(
-                f"api socket {path}: {(error.strerror or str(error)).lower()}",
-                "set [api] listen to unix:/PATH in a folder that the server's user may write",
-            ) from error
-        made = path.stat().st_ino
-        try:
-            yield listening
-        finally:
-            if path.exists() and path.stat().st_ino == made:
-                path.unlink()
-
-
-def _bound(path: Path) -> None:
-    if len(os.fsencode(path)) > _PATH_LIMIT:
-        raise OSError(errno.ENAMETOOLONG, f"the path is longer than {_PATH_LIMIT} bytes")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    # Two servers that start at once must not both find the socket stale and remove each other's.
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listening]), name="api")
+    starting = asyncio.create_task(server.up.wait(), name="api starting")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+            raise BastionError("the api did not start", "look at the log")
         yield
     finally:
-        os.close(handle)
+        starting.cancel()
+        server.should_exit = True
+        await serving
 
 
-def _remove_stale(path: Path) -> None:
+def _tls(settings: ApiSettings) -> ssl.SSLContext | None:
+    if settings.certificate is None and settings.private_key is None:
+        return None
+    if settings.certificate is None or settings.private_key is None:
+        raise ConfigurationError("[api] certificate and private_key go together", "set both, or neither")
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load(made, settings)
+    return made
+
+
+def _load(tls: ssl.SSLContext, settings: ApiSettings) -> None:
+    """Take the certificate and key from their files; connections from now on are shown it.
+
+    Raises:
+        ConfigurationError: they cannot be read, or do not go together.
+    """
     try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"{path} is there and is no socket", "set [api] listen to another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2)
+        tls.load_cert_chain(settings.certificate or "", settings.private_key, password=lambda: b"")
+    except (OSError, ValueError) as error:
+        words = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error).lower()
+        raise ConfigurationError(
+            f"[api] certificate {settings.certificate} with {settings.private_key}: {words}",
+            "both are PEM files, the key without a passphrase",
+        ) from error
+
+
+@asynccontextmanager
+async def _renewing(tls: ssl.SSLContext, settings: ApiSettings) -> AsyncIterator[None]:
+    task = asyncio.create_task(_renew(tls, settings), name="api certificate")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _renew(tls: ssl.SSLContext, settings: ApiSettings) -> None:
+    """For ever: take a certificate that has changed; one that cannot be used changes nothing."""
+    seen = _stamp(settings)
+    while True:
+        await asyncio.sleep(CERTIFICATE_CHECK_SECONDS)
+        if (stamp := _stamp(settings)) == seen:
+            continue
+        seen = stamp
         try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise ConfigurationError(f"another server answers at {path}", "end it first, or set [api] listen to another path")
+            # First into a context that nobody uses: half of a pair must not end in the one that serves.
+            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
+            _load(tls, settings)
+        except ConfigurationError as error:
+            log.error("certificate not taken over", reason=error.public, hint=error.hint)  # noqa: TRY400 - ours
+        else:
+            log.info("certificate read again", path=str(settings.certificate))
+
+
+def _stamp(settings: ApiSettings) -> list[tuple[int, int, int]]:
+    stamps = []
+    for path in (settings.certificate, settings.private_key):
+        with contextlib.suppress(OSError):
+            found = Path(path or "").stat()
+            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+    return stamps

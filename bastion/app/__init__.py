@@ -10,7 +10,11 @@ from functools import partial
 
 import structlog
 
-from bastion.api import create_api, serve_api
+from bastion.api.actions import Actions
+from bastion.api.routes import create_api
+from bastion.api.server import serve_api
+from bastion.api.services import Services
+from bastion.api.tokens import Tokens
 from bastion.app.adapters import Adapters, build_runtimes
 from bastion.app.demonstration import Demonstration, demonstrate
 from bastion.app.reloading import Reload
@@ -109,17 +113,28 @@ async def serve(
         await running.enter_async_context(_background(sessions.keep(), stop))
         await transcripts.start()
         running.push_async_callback(transcripts.close)
-        api = create_api(sessions, metrics=metrics, ready=partial(_ping, adapters, sessions))
-        await running.enter_async_context(serve_api(api, settings.api.socket))
+        addresses: list[tuple[str, int]] = []
+        parts = Services(
+            sessions,
+            gateway,
+            keyring,
+            transcripts,
+            metrics,
+            actions=Actions(),
+            ready=partial(_ping, adapters, sessions),
+            ssh_addresses=lambda: addresses,
+        )
+        api = create_api(parts, Tokens(keyring.home, keyring.now))
+        api_addresses = await running.enter_async_context(serve_api(api, settings.api))
         running.push_async_callback(server.close)
-        addresses = await server.listen()
+        addresses += await server.listen()
         await running.enter_async_context(_background(server.watch_keys(), stop))
         await running.enter_async_context(_background(gateway.watch_grants(), stop))
         if reload is not None and isinstance(adapters, Adapters):
             loop.add_signal_handler(signal.SIGHUP, reload.ask)
             apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring)
             await running.enter_async_context(_background(reload.watch(settings, apply), stop))
-        log.info("serving", addresses=[f"{host}:{port}" for host, port in addresses], node=node)
+        log.info("serving", addresses=_texts(addresses), api=_texts(api_addresses), node=node)
         if ready is not None:
             ready(addresses)
         await stop.wait()
@@ -128,6 +143,10 @@ async def serve(
         await sessions.end_all(
             SessionEnded("the bastion is shutting down", "connect again in a moment"), grace=CLEAN_UP_SECONDS
         )
+
+
+def _texts(addresses: Sequence[tuple[str, int]]) -> list[str]:
+    return [f"{host}:{port}" for host, port in addresses]
 
 
 def _apply(settings: Settings, *, gateway: Gateway, adapters: Adapters, keyring: Keyring) -> None:

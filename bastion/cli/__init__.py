@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bastion.cli import check, demo, keys, serve, sessions, ssh_config, transcripts
+from bastion.cli import check, demo, keys, serve, sessions, ssh_config, tokens, transcripts
 from bastion.cli.output import show_error
 from bastion.errors import BastionError
 
@@ -27,6 +27,7 @@ app.command("demo", short_help="Try it out, on loopback")(demo.demo)
 app.command("ssh-config", short_help="Print a user's ssh_config blocks")(ssh_config.ssh_config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(tokens.app, name="tokens")
 app.add_typer(transcripts.app, name="transcripts")
 
 

@@ -19,7 +19,7 @@ _STRINGS: Final = frozenset("]PX^_")  # OSC, DCS, SOS, PM, APC
 _C1: Final = {"\x9b": "[", "\x9d": "]", "\x90": "P", "\x98": "X", "\x9e": "^", "\x9f": "_"}
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
-_RESTORE: Final = "\x1b[0m\x1b[?25h\x1b[?7h\x1b[4l\x1b[r\x0f"
+RESTORE: Final = "\x1b[0m\x1b[?25h\x1b[?7h\x1b[4l\x1b[r\x0f"
 _MOST_PARAMETERS: Final = 64
 _LONGEST_WAIT: Final = 60.0
 _LONGEST_SESSION: Final = 1e9
@@ -133,7 +133,7 @@ def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: f
                 out.flush()
     finally:
         if tty and not raw:
-            out.write(_RESTORE)
+            out.write(RESTORE)
             out.flush()
 
 
