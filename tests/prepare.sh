@@ -18,6 +18,7 @@ zstd zstd
 ip iproute2
 ps procps
 git git
+faketime faketime
 '
 
 PATH="$PATH:/usr/sbin:/sbin"
