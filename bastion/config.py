@@ -76,7 +76,7 @@ Seconds = Annotated[
 ]
 Bytes = Annotated[int, BeforeValidator(_quantity(_SIZES, "size", '"64MiB"'), json_schema_input_type=str), Field(ge=0)]
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
-Permission = Literal["shell", "exec", "files:read", "files:write", "forward", "agent"]
+Permission = Literal["shell", "exec", "files:read", "files:write", "forward", "agent", "toolbox"]
 
 
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9.-]{1,253})):(\d{1,5})", re.ASCII)

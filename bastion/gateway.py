@@ -133,7 +133,15 @@ class Gateway:
         # Again, since the name may have been a container's of a service that another grant is about.
         grant = rules.policy.authorize(identity, asked, target)
         rules.policy.admit(target)
-        return asked, replace(target, user=grant.user or target.user), grant
+        return (
+            asked,
+            replace(
+                target,
+                user=grant.user or target.user,
+                toolbox=rules.policy.allows(identity, "toolbox", target),
+            ),
+            grant,
+        )
 
     def may_enter(self, identity: Identity, name: Name) -> bool:
         """Tell whether any grant lets the person do anything in what the name can mean, before any engine is asked."""

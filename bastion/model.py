@@ -132,7 +132,8 @@ class Target:
     `hazards` says in words why entering it would be entering the host ("is privileged", …). `user` and `shell` are what
     the configuration chose for it; None leaves the choice to the container. `aliases` are other names of the service,
     by which a grant may mean it. `containers` are the names one may write behind a `+`. `created` is when the replica
-    was made, in seconds since the epoch: where none is named the newest is meant; all 0, the first by name.
+    was made, in seconds since the epoch: where none is named the newest is meant; all 0, the first by name. `toolbox`
+    is whether it may be entered by a container with a shell beside it, when it has none.
     """
 
     runtime: str
@@ -151,6 +152,7 @@ class Target:
     aliases: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
     created: float = 0.0
+    toolbox: bool = True
 
 
 State = Literal["creating", "provisioning", "active", "terminated"]

@@ -68,6 +68,14 @@ class Policy:
             )
         raise Refused(f"no grant lets {identity.user} {_VERBS[permission]} in {words}", self._explain(identity))
 
+    def allows(self, identity: Identity, permission: Permission, target: Target) -> bool:
+        """Tell whether any grant gives the permission for the service of this container."""
+        return any(
+            permission in grant.allow
+            and any(_covers(identity, grant, target.stack, service) for service in (target.service, *target.aliases))
+            for grant in self._grants_of(identity)
+        )
+
     def verdicts(self, user: str, name: Name) -> dict[Permission, int | None]:
         """Return for each permission the number of the first grant, from 0, that gives it; None where none does.
 

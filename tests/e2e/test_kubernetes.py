@@ -1,5 +1,7 @@
 """What only a cluster has: names of pods, pods that go, connections that break, rights that are missing."""
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator

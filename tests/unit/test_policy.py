@@ -138,6 +138,15 @@ def test_key_opens_no_more_than_its_line_says(
         ("production", False),
     ],
 )
+def test_permission_for_a_container() -> None:
+    """A further permission counts for the service of the container that was found, by any grant."""
+    policy = Policy([grant("alice", "shop"), grant("alice", "shop", "web", "toolbox")])
+    web, db = (Target("kubernetes:", "shop", service, "id", service) for service in ("web", "db"))
+    assert policy.allows(ALICE, "toolbox", web)
+    assert not policy.allows(ALICE, "toolbox", db)
+    assert not policy.allows(replace(ALICE, user="bob"), "toolbox", web)
+
+
 def test_alias_of_a_service_is_its_name(granted: str, *, expected: bool) -> None:
     """A grant means a service by any of its names, whatever was asked for; a pod's or container's is none of them."""
     pod = Target(
@@ -253,7 +262,7 @@ def test_container_as_good_as_the_host_is_refused(hazard: str) -> None:
 
 def test_every_permission_is_no_other() -> None:
     """A grant of one permission is a grant of that one only."""
-    every: tuple[Permission, ...] = ("shell", "exec", "files:read", "files:write", "forward", "agent")
+    every: tuple[Permission, ...] = ("shell", "exec", "files:read", "files:write", "forward", "agent", "toolbox")
     for permission in every:
         policy = Policy([grant("alice", "shop", "*", permission)])
         assert allowed(policy, ALICE, ask("web@shop")) is (permission == "shell")
@@ -310,8 +319,18 @@ def test_verdicts_name_the_grant() -> None:
     policy = Policy([grant("bob", "*"), grant("alice", "shop", "web", "shell"), grant("*", "*", "*", "shell exec")])
     assert policy.verdicts("alice", Name("web", stack="shop")) == {
         "shell": 1, "exec": 2, "files:read": None, "files:write": None, "forward": None, "agent": None,
+        "toolbox": None,
     }  # fmt: skip
     assert policy.verdicts("bob", Name("db", stack="shop"))["shell"] == 0
+
+
+def test_permission_for_a_container() -> None:
+    """A further permission counts for the service of the container that was found, by any grant."""
+    policy = Policy([grant("alice", "shop"), grant("alice", "shop", "web", "toolbox")])
+    web, db = (Target("kubernetes:", "shop", service, "id", service) for service in ("web", "db"))
+    assert policy.allows(ALICE, "toolbox", web)
+    assert not policy.allows(ALICE, "toolbox", db)
+    assert not policy.allows(replace(ALICE, user="bob"), "toolbox", web)
 
 
 def test_alias_of_a_service_is_granted_too() -> None:

@@ -176,6 +176,11 @@ class Programs:
     async def _by_toolbox(self, target: Target, place: Place) -> _Entrance:
         """Enter by an ephemeral container beside the one that has no shell, where the stack has an image for it."""
         image = self._toolboxes.get(target.stack)
+        if image is not None and not target.toolbox:
+            raise NoShell(
+                f"{place.container} has no shell, and no grant lets you enter by a toolbox beside it",
+                "ask whoever runs this bastion for a grant that allows toolbox",
+            )
         if image is None:
             raise NoShell(
                 f"the container {place.container} of the pod {place.pod} has no shell, so nothing can run in it",
