@@ -176,6 +176,13 @@ def test_a_toolbox_enters_what_has_no_shell(own: Bastion, cluster: Cluster) -> N
         text.replace('runtime = "kubernetes"\n', f'runtime = "kubernetes"\ntoolbox = "{cluster.image}"\n')
     )
     own.start()
+    refused = own.ssh("true", name="bare@mystack")
+    assert refused.returncode == 255
+    assert b"no grant lets you enter by a toolbox" in refused.stderr
+    granted = 'stacks = ["*"]\nallow = ["shell", "exec", "toolbox"]\n'
+    own.config.write_text(own.config.read_text().replace('stacks = ["*"]\n', granted))
+    os.kill(own.pid, signal.SIGHUP)
+    assert _wait(10, lambda: own.ssh("true", name="bare@mystack").returncode == 0)
     done = own.ssh("ls /proc/1/root; echo status >&2; exit 6", name="bare@mystack")
     assert done.returncode == 6, done.stderr
     assert b"sleep\n" in done.stdout

@@ -138,15 +138,6 @@ def test_key_opens_no_more_than_its_line_says(
         ("production", False),
     ],
 )
-def test_permission_for_a_container() -> None:
-    """A further permission counts for the service of the container that was found, by any grant."""
-    policy = Policy([grant("alice", "shop"), grant("alice", "shop", "web", "toolbox")])
-    web, db = (Target("kubernetes:", "shop", service, "id", service) for service in ("web", "db"))
-    assert policy.allows(ALICE, "toolbox", web)
-    assert not policy.allows(ALICE, "toolbox", db)
-    assert not policy.allows(replace(ALICE, user="bob"), "toolbox", web)
-
-
 def test_alias_of_a_service_is_its_name(granted: str, *, expected: bool) -> None:
     """A grant means a service by any of its names, whatever was asked for; a pod's or container's is none of them."""
     pod = Target(
