@@ -10,10 +10,8 @@ from pydantic import BaseModel, Field
 
 from bastion.api.callers import Calling, needs
 from bastion.api.problems import ForbiddenError, InvalidError
-from bastion.api.services import NAME_PATTERN, Parts, Services
-from bastion.errors import Refused
+from bastion.api.services import NAME_PATTERN, Parts
 from bastion.keyring import Keyring
-from bastion.model import Identity
 
 _USER = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _LONGEST_DAYS = 3650
@@ -77,7 +75,7 @@ async def issue_key(parts: Parts, caller: Calling, order: KeyOrder, response: Re
     user = order.user or caller.user
     if user is None or not caller.sees(user):
         raise ForbiddenError(f"keys are for {caller.user or 'a user'}", "name the user whose token it is, or any")
-    _must_hold_grant(parts, user, order.stack, order.service)
+    parts.gateway.rules.policy.authorize_key(user, order.stack, order.service)
     lifetime = timedelta(days=order.days)
     issued = await asyncio.to_thread(
         parts.keyring.issue, user, stack=order.stack, service=order.service, expires=lifetime
@@ -126,11 +124,3 @@ async def revoke_keys(
     for one in revoked:
         await parts.transcripts.ledger.append("key revoked", key_fingerprint=one, of=whom, stack=stack, by=caller.name)
     return Revoked(revoked=list(revoked))
-
-
-def _must_hold_grant(parts: Services, user: str, stack: str, service: str | None) -> None:
-    identity = Identity(user, "", "", key_stack=stack, key_service=service)
-    policy = parts.gateway.rules.policy
-    stacks = policy.literal_stacks(identity)
-    if stack not in (stacks or ()) or (service and not policy.may_enter(identity, stack, service)):
-        raise Refused(f"{user} holds no grant on {service or '*'}@{stack}", "a [[grants]] entry gives one")
