@@ -41,7 +41,7 @@ class StackList(BaseModel):
 
 def create_api(services: Services, tokens: Tokens) -> FastAPI:
     """Return the application over the parts of a running bastion; the numbers of /metrics are read from them."""
-    services.metrics.watch(lambda: len(services.sessions.list()))
+    services.metrics.watch(lambda: len(services.sessions.own()))
     api = FastAPI(
         title="bastion",
         version=version("bastion"),

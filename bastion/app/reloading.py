@@ -67,6 +67,6 @@ def _waiting(before: Settings, after: Settings) -> list[str]:
     notice_only = {"notice": after.ssh.notice}
     if "ssh" in names and before.ssh.model_copy(update=notice_only) == after.ssh:
         names.remove("ssh")
-    if before.database != after.database and "audit" not in names:
+    if before.sessions.database != after.sessions.database:
         names.append("sessions")
     return names

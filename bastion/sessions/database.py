@@ -113,13 +113,16 @@ async def look_at(url: str) -> str:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what SQLAlchemy and its drivers raise into DatabaseFailed; the statement and its values stay out of it."""
+    """Turn what SQLAlchemy and its drivers raise into DatabaseFailed; the statement and its values stay out of it.
+
+    OSError has a TimeoutError in it, ValueError what a closed SQLite raises and a row that is no Session.
+    """
     try:
         yield
     except BastionError:
         raise
-    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:  # TimeoutError too
-        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        cause: BaseException = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         words = str(cause).strip() or "no answer in time"
         raise DatabaseFailed(
             "the sessions' database does not answer",

@@ -44,8 +44,9 @@ class NodeWatch:
         """Return those of the nodes, which are all there are, that have stopped.
 
         A node has when its process on this machine is gone, or when it was without a beat for 25 s as seen by us. If we
-        have not looked for that long, 8 s of ours do for a node of our host's name, and for any whose last beat is 25 s
-        off by the database's clock: alone, that clock would take its own step for the end of all nodes.
+        have not looked for that long, 8 s of ours do for one of our host's name whose process cannot be looked at (a
+        container started anew), and for any whose last beat is 25 s off by the database's clock: alone, that clock
+        would take its own step for the end of all nodes.
         """
         now = self._clock()
         passed, self._looked = min(now - self._looked, 2 * BEAT_SECONDS), now
@@ -54,12 +55,13 @@ class NodeWatch:
             beats, before = self._still.get(node.id, (None, 0.0))
             still[node.id] = (node.beats, before + passed if beats == node.beats else 0.0)
         self._still = still
-        return [node for node in nodes if is_gone(node.process) or self._has_stopped(node)]
+        return [node for node in nodes if self._has_stopped(node)]
 
     def _has_stopped(self, node: Node) -> bool:
         still = self._still[node.id][1]
-        suspect = node.name == self._name or abs(node.age) >= DEAD_SECONDS
-        return still >= DEAD_SECONDS or (suspect and still >= _SURE_SECONDS)
+        runs = is_running(node.process)
+        suspect = (node.name == self._name and runs is None) or abs(node.age) >= DEAD_SECONDS
+        return runs is False or still >= DEAD_SECONDS or (suspect and still >= _SURE_SECONDS)
 
 
 def this_process() -> str:
@@ -68,13 +70,13 @@ def this_process() -> str:
     return f"{_where()} {pid} {_started(pid)}"
 
 
-def is_gone(process: str) -> bool:
-    """Tell whether a process, named by `this_process`, was one of this machine and is no more; False when in doubt."""
+def is_running(process: str) -> bool | None:
+    """Tell whether a process, named by `this_process`, runs on this machine; None when it was one of elsewhere."""
     try:
         where, pid, started = process.rsplit(" ", 2)
-        return where == _where() and _started(int(pid)) != started
+        return _started(int(pid)) == started if where == _where() else None
     except ValueError:
-        return False
+        return None
 
 
 def _where() -> str:

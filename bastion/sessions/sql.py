@@ -21,14 +21,17 @@ log = structlog.get_logger(__name__)
 
 
 class SqlStore:
-    """Keeps the sessions of every node that uses the same database."""
+    """Keeps the sessions of every node that uses the same database.
 
-    def __init__(self, url: str, node: str, *, watch: NodeWatch | None = None) -> None:
+    `node` is the host's name, `process` what tells this process from others.
+    """
+
+    def __init__(self, url: str, node: str, *, process: str | None = None) -> None:
         self.node_id = f"{node}-{secrets.token_hex(8)}"
         self._node = node
-        self._process = this_process()
+        self._process = process or this_process()
         self._database = Database(url)
-        self._watch = watch or NodeWatch(node)
+        self._watch = NodeWatch(node)
 
     async def open(self) -> None:
         """See Store.open."""

@@ -192,6 +192,9 @@ def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("[kubernetes]\ncontext = ''", "kubernetes.context: must not be empty"),
         ("[kubernetes]\nnamespace = 'a'", "kubernetes.namespace: unknown key"),
+        ("[sessions]\ndatabase = 'mysql://x/y'", "sessions.database: must be sqlite:///PATH or postgresql://…"),
+        ("[sessions]\ndatabase = 'sqlite:///'", "sessions.database: must be sqlite:///PATH or postgresql://…"),
+        ("[sessions]\nhistory = '90'", "sessions.history: is no time"),
         ("stacks = 3", "stacks: must be a list"),
         ("stacks = [3]", "stacks[0]: must be a table"),
         ("ssh = 3", "ssh: must be a table"),
@@ -351,6 +354,19 @@ def test_one_namespace_on_two_clusters_is_two(tmp_path: Path) -> None:
         )
     )
     assert [settings.engine_of(name) for name in ("a", "b")] == ["kubernetes:k", "kubernetes:l"]
+
+
+def test_database_is_a_file_beside_the_file_or_where_it_says(tmp_path: Path) -> None:
+    """A relative SQLite path starts at the file's folder; without one the database lies beside the transcripts."""
+    folder = tmp_path.resolve()
+    for text, url in {
+        "": f"sqlite:///{folder}/bastion.db",
+        "[audit]\ndirectory = '/var/lib/bastion/transcripts'": "sqlite:////var/lib/bastion/bastion.db",
+        "[sessions]\ndatabase = 'sqlite:///state/b.db'": f"sqlite:///{folder}/state/b.db",
+        "[sessions]\ndatabase = 'sqlite:////srv/b.db'": "sqlite:////srv/b.db",
+        "[sessions]\ndatabase = 'postgresql://a:b@c/d'": "postgresql://a:b@c/d",
+    }.items():
+        assert load(written(tmp_path, text)).database == url
 
 
 def test_kubeconfig_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

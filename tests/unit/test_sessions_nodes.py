@@ -15,7 +15,9 @@ import pytest
 
 from bastion.config import SessionsSettings
 from bastion.errors import LimitReached
-from bastion.sessions.nodes import Node, NodeWatch, is_gone, this_process
+from bastion.sessions import Sessions
+from bastion.sessions.nodes import Node, NodeWatch, is_running, this_process
+from bastion.sessions.sql import SqlStore
 from tests.unit.stores import live, node
 
 ELSEWHERE: Final = "another-machine pid:[1] 1 1"
@@ -103,20 +105,31 @@ def test_time_in_which_nobody_looked_counts_for_little() -> None:
     assert watch.dead([replace(other, age=10)]) == []
 
 
-def test_a_process_of_this_machine_is_known_to_be_gone() -> None:
-    """A process is gone when it has ended, also before its parent asks; one of elsewhere is never known to be."""
-    assert not is_gone(this_process())
+def test_a_process_of_this_machine_is_known_to_run_or_not() -> None:
+    """A process that has ended does not run, also before its parent asks; of one of elsewhere nothing is known."""
+    assert is_running(this_process())
     where = this_process().rsplit(" ", 2)[0]
     with subprocess.Popen(["sleep", "60"]) as sleeping:
         started = Path(f"/proc/{sleeping.pid}/stat").read_text().rpartition(")")[2].split()[19]
         process = f"{where} {sleeping.pid} {started}"
-        assert not is_gone(process)
-        assert is_gone(f"{where} {sleeping.pid} {int(started) - 1}")
+        assert is_running(process)
+        assert is_running(f"{where} {sleeping.pid} {int(started) - 1}") is False
         sleeping.kill()
         os.waitid(os.P_PID, sleeping.pid, os.WEXITED | os.WNOWAIT)
-        assert is_gone(process)
-    assert is_gone(process)
-    assert not any(is_gone(other) for other in (ELSEWHERE, "", " ", "x", f"{where} x y"))
+        assert is_running(process) is False
+    assert is_running(process) is False
+    assert {is_running(other) for other in (ELSEWHERE, "", " ", "x", f"{where} x y")} == {None}
+
+
+def test_a_process_that_ended_here_is_a_dead_node_at_once() -> None:
+    """No second look is needed; and one of our host's name that runs here is given its 25 s."""
+    clock = Clock()
+    watch = NodeWatch("here", clock)
+    ended = Node("ended", "here", f"{this_process()}0", 7, 0.0)
+    hung = Node("hung", "here", this_process(), 7, 0.0)
+    assert watch.dead([ended, hung]) == [ended]
+    assert not any(_looks(watch, clock, 20, hung))
+    assert _looks(watch, clock, 6, hung)[-1] == ["hung"]
 
 
 async def test_a_start_releases_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -158,3 +171,23 @@ async def test_a_node_that_was_taken_for_dead_comes_back(tmp_path: Path) -> None
         ended = await one.find("1")
         assert ended is not None
         assert (ended.state, ended.reason) == ("terminated", "the program ended")
+
+
+async def test_a_node_of_another_host_that_falls_silent_is_released(tmp_path: Path) -> None:
+    """Its sessions are ended by the others after 30 s without a word, of which a process to look at is no part."""
+    url = f"sqlite:///{tmp_path}/bastion.db"
+    store = SqlStore(url, "one", process=ELSEWHERE)
+    one = Sessions(SessionsSettings(), "one", store)
+    await one.start()
+    keeping = asyncio.create_task(one.keep())
+    async with node(url, "two") as two, live(one, "1"):
+        await _until(lambda: two.get("1") is not None)
+        await asyncio.sleep(6)
+        assert two.get("1") is not None
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await _until(lambda: two.get("1") is None, seconds=40)
+        ended = await two.find("1")
+        assert ended is not None
+        assert ended.reason == "its bastion stopped"
+    await one.close()
