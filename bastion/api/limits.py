@@ -10,11 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bastion.api.problems import answer
 
 MOST_BYTES: Final = 64 * 1024
+MOST_HEADER_BYTES: Final = 16 * 1024
 BODY_SECONDS: Final = 10.0
 
 
 class Limits:
-    """Middleware: refuses a body that says it is too long, and cuts one that becomes so or takes too long."""
+    """Middleware: refuses long headers and bodies, and cuts a body that becomes too long or takes too long."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -23,6 +24,12 @@ class Limits:
         """Pass the request on with a bounded body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        sent = sum(len(part) for header in scope["headers"] for part in header) + len(scope["query_string"])
+        if sent > MOST_HEADER_BYTES:  # h11 bounds only those that do not come at once
+            words = "request header fields too large"
+            refusal = answer(Request(scope), 431, words, "no request needs 16 KiB", code="headers-too-large")
+            await refusal(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or len(length) > len(str(MOST_BYTES)) or int(length) > MOST_BYTES:
