@@ -1,6 +1,7 @@
 """Answer the REST requests of the stand-in: create, get, list, watch, patch and delete objects in memory."""
 
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -136,20 +137,18 @@ class Rest:
     async def _watch(self, request: web.Request, where: Where) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        await response.prepare(request)
         watches = self.watches
 
         def is_open() -> bool:
             gone = request.transport is None or request.transport.is_closing()
             return not gone and self.watches == watches
 
-        try:
+        with contextlib.suppress(ConnectionError):  # the client has gone, as watches end
+            await response.prepare(request)
             async for kind, made in Watch(self._store, where, request.query, is_open).events():
                 shown = made if kind in ("ERROR", "BOOKMARK") else self._shown(request, made)
                 await response.write(f"{go_json({'type': kind, 'object': shown})}\n".encode())
             await response.write_eof()
-        except ConnectionError:  # the client has gone, as watches end
-            return response
         return response
 
     def _shown(self, request: web.Request, made: Object) -> Object:

@@ -22,6 +22,7 @@ from tests.cluster.switches import HARNESS, Switches
 
 _VERBS: Final = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _RESTART_SECONDS: Final = 2.0
+_HEAD_BYTES: Final = 1024 * 1024  # of a request's line, and of a header, as Go's server takes; a command is in the line
 
 
 class Server:
@@ -38,7 +39,9 @@ class Server:
         self.port = 0
         app = web.Application(client_max_size=4 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.1, max_line_size=_HEAD_BYTES, max_field_size=_HEAD_BYTES
+        )
 
     async def start(self) -> None:
         """Listen; the port is in `port` then."""
@@ -101,8 +104,8 @@ class Server:
         await self._listen()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        assert request.transport is not None
-        self._plain.add(request.transport)
+        if request.transport is not None:  # else the client has gone already
+            self._plain.add(request.transport)
         switches = self._switches_for(request)
         try:
             user = self._rights.user(request, switches)
