@@ -109,7 +109,7 @@ async def serve_api(api: FastAPI, settings: ApiSettings) -> AsyncIterator[list[t
         if settings.socket is not None:
             await running.enter_async_context(_serve(api, running.enter_context(unix_listener(settings.socket)), None))
         if settings.endpoints:
-            tls = _tls(settings)
+            tls = tls_of(settings)
             if tls is not None:
                 await running.enter_async_context(_renewing(tls, settings))
             for host, port in settings.endpoints:
@@ -151,7 +151,12 @@ async def _serve(api: FastAPI, listening: socket.socket, tls: ssl.SSLContext | N
         await serving
 
 
-def _tls(settings: ApiSettings) -> ssl.SSLContext | None:
+def tls_of(settings: ApiSettings) -> ssl.SSLContext | None:
+    """Return what TLS is spoken with, None where no certificate is configured.
+
+    Raises:
+        ConfigurationError: the certificate or its key cannot be used.
+    """
     if settings.certificate is None and settings.private_key is None:
         return None
     if settings.certificate is None or settings.private_key is None:

@@ -15,7 +15,7 @@ from bastion.cli.output import show_error, write_json, write_table
 from bastion.errors import BastionError, ConfigurationError
 
 if TYPE_CHECKING:
-    from bastion.config import Settings
+    from bastion.config import ApiSettings, Settings
     from bastion.keyring import Keyring
     from bastion.runtimes import Runtime
 
@@ -83,6 +83,8 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _look_at_database(settings.database)
     if settings.api.socket is not None:
         yield from _look_at_socket(settings.api.socket)
+    if settings.api.endpoints:
+        yield _look_at_api(settings.api)
     yield from asyncio.run(_look_at_engines(settings))
 
 
@@ -164,6 +166,17 @@ def _look_at_socket(path: Path) -> Iterator[Finding]:
     if found is None and path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
         found = Finding("api socket", right=False, words=f"{path} is there and is no socket", hint="set [api] listen")
     yield found or Finding("api socket", right=True, words=str(path))
+
+
+def _look_at_api(settings: "ApiSettings") -> Finding:
+    from bastion.api.server import tls_of
+
+    try:
+        secret = tls_of(settings) is not None
+    except ConfigurationError as error:
+        return _wrong("api", error)
+    places = ", ".join(f"{host}:{port}" for host, port in settings.endpoints)
+    return Finding("api", right=True, words=f"listens on {places} {'with TLS' if secret else 'without TLS'}")
 
 
 async def _look_at_engines(settings: "Settings") -> list[Finding]:

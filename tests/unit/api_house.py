@@ -73,8 +73,9 @@ class ApiHouse:
             yield session
 
     def ledger(self) -> str:
-        """Return the ledger's text."""
-        return self.house.transcripts.ledger.path.read_text()
+        """Return the ledger's text, none before its first line."""
+        path = self.house.transcripts.ledger.path
+        return path.read_text() if path.exists() else ""
 
 
 @asynccontextmanager
