@@ -66,15 +66,9 @@ async def in_cluster(cluster: Cluster, name: str) -> AsyncIterator[World]:
         pod = str(target.pod_name)
         yield World(runtime, target, lambda script: cluster.look(pod, script), half_close=name != "kubernetes-v4")
     finally:
-        await let_go(runtime)
+        await runtime.close()
         if name == "kubernetes-v4":
             cluster.switch()
-
-
-async def let_go(runtime: KubernetesRuntime) -> None:
-    """Close it, and give TLS, which aiohttp closes in the background, the moment that it needs."""
-    await runtime.close()
-    await asyncio.sleep(0.1)
 
 
 @pytest.fixture

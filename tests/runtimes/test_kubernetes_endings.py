@@ -10,7 +10,6 @@ from bastion.errors import ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreac
 from bastion.model import STDIN, Data, Request, Signal, Terminal
 from bastion.runtimes.kubernetes import KubernetesRuntime
 from tests.cluster import Cluster
-from tests.runtimes.conftest import let_go
 from tests.runtimes.world import World, read_until, request
 
 pytestmark = pytest.mark.kubernetes
@@ -24,7 +23,7 @@ async def runtime(cluster: Cluster) -> AsyncIterator[KubernetesRuntime]:
     image = cluster.image_small or cluster.image
     made = KubernetesRuntime(cluster.kubeconfig, None, namespaces={STACK: cluster.namespace}, toolboxes={STACK: image})
     yield made
-    await let_go(made)
+    await made.close()
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ async def plain(cluster: Cluster) -> AsyncIterator[KubernetesRuntime]:
     """Give a runtime without toolboxes."""
     made = KubernetesRuntime(cluster.kubeconfig, None, namespaces={STACK: cluster.namespace})
     yield made
-    await let_go(made)
+    await made.close()
 
 
 @pytest.fixture
@@ -257,5 +256,5 @@ async def test_a_toolbox_whose_image_is_not_there(cluster: Cluster, bare: World)
         with pytest.raises(RuntimeFailed) as refused:
             await World(runtime, bare.target, bare.look).command(":")
     finally:
-        await let_go(runtime)
+        await runtime.close()
     assert image in refused.value.public

@@ -110,7 +110,7 @@ class Cluster:
     def websocket(
         self, path: str, query: Sequence[tuple[str, str]], protocols: Sequence[str]
     ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket by one of the subprotocols; messages are at most 1 MiB, pings are answered while one reads.
+        """Open a WebSocket by one of the subprotocols; messages are at most 1 MiB, and pings are for the caller.
 
         A handshake that is refused raises Answered, with the reason where the server gives one.
         """
@@ -126,6 +126,7 @@ class Cluster:
                     found: aiohttp.ClientWebSocketResponse = await session.ws_connect(
                         _url(link.server, path, query),
                         protocols=protocols,
+                        autoping=False,
                         compress=0,
                         max_msg_size=MESSAGE_LIMIT,
                         **await link.options({}),

@@ -12,6 +12,7 @@ from bastion.errors import ConnectionLost, ContainerEnded, RuntimeFailed
 from bastion.model import STDOUT, Data, Eof, Event
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
 from bastion.runtimes.kubernetes.stream import V4
+from bastion.runtimes.kubernetes.wire import CONNECTION, ENDS, Wire, WireLost
 
 HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -19,14 +20,8 @@ _DATA: Final = 0
 _ERROR: Final = 1
 _PORT_BYTES: Final = 2
 _PIECE: Final = 32 * 1024
-_PING: Final = 20.0  # seconds; a load balancer cuts a stream that was silent for 60
-_SILENCE: Final = 90.0
-# A server that waits for the pod to take what was sent reads no pings. A socket takes so many bytes at once.
-_HARMLESS: Final = 2048
 _CLOSING: Final = 2.0
 _WORDS_LIMIT: Final = 500
-_CONNECTION: Final = (aiohttp.ClientError, OSError)
-_ENDS: Final = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED)
 
 
 @asynccontextmanager
@@ -43,15 +38,14 @@ async def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> Asyn
     where = path("namespaces", namespace, "pods", pod, "portforward")
     opened = cluster.websocket(where, [("ports", str(port))], (V4,))
     try:
-        socket = await opened.__aenter__()
+        wire = Wire(await opened.__aenter__(), f"{pod}:{port}")
     except Answered as answered:
         raise _refused(answered, namespace, pod) from answered
-    pinging = asyncio.create_task(_ping(socket), name=f"ping {pod}:{port}")
     try:
-        yield ForwardConnection(socket, pod, port)
+        yield ForwardConnection(wire, pod, port)
     finally:
-        pinging.cancel()
-        with contextlib.suppress(TimeoutError, *_CONNECTION):
+        wire.close()
+        with contextlib.suppress(TimeoutError, *CONNECTION):
             async with asyncio.timeout(_CLOSING):
                 await opened.__aexit__(None, None, None)
 
@@ -59,26 +53,21 @@ async def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> Asyn
 class ForwardConnection:
     """A connection to a port of a pod. The protocol has no half-close: `Eof` is kept back, and ends nothing."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, pod: str, port: int) -> None:
-        self._socket = socket
+    def __init__(self, wire: Wire, pod: str, port: int) -> None:
+        self._wire = wire
         self._pod = pod
         self._port = port
         self._begun: set[int] = set()
         self._ended = False
-        self._sent = 0
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Give what arrives until the pod's side has closed; see the port."""
         while not self._ended:
             try:
-                message = await self._socket.receive(_SILENCE)
-            except TimeoutError as error:
-                if self._sent > _HARMLESS:
-                    continue
-                raise self._broken(f"nothing came for {_SILENCE:.0f} s") from error
-            except _CONNECTION as error:
-                raise self._broken(type(error).__name__) from error
-            if message.type in _ENDS:
+                message = await self._wire.receive()
+            except (WireLost, *CONNECTION) as error:
+                raise self._broken(str(error) if isinstance(error, WireLost) else type(error).__name__) from error
+            if message.type in ENDS:
                 self._ended = True
                 # a server that has closed says so; a connection that was cut ends without a word
                 if message.type is not aiohttp.WSMsgType.CLOSE:
@@ -94,12 +83,11 @@ class ForwardConnection:
         match event:
             case Data(payload=payload):
                 view = memoryview(payload)
-                with contextlib.suppress(*_CONNECTION):  # the reader says why
+                with contextlib.suppress(*CONNECTION):  # the reader says why
                     for at in range(0, len(view), _PIECE):
                         if self._ended:
                             return
-                        self._sent += min(_PIECE, len(view) - at)
-                        await self._socket.send_bytes(b"\x00" + view[at : at + _PIECE])
+                        await self._wire.send(b"\x00" + view[at : at + _PIECE])
             case Eof():
                 return
             case _:
@@ -141,13 +129,6 @@ class ForwardConnection:
         return ConnectionLost(
             f"the connection to localhost:{self._port} in {self._pod} broke", "connect again", detail=detail
         )
-
-
-async def _ping(socket: aiohttp.ClientWebSocketResponse) -> None:
-    with contextlib.suppress(*_CONNECTION):
-        while True:
-            await asyncio.sleep(_PING)
-            await socket.ping()
 
 
 def _refused(answered: Answered, namespace: str, pod: str) -> RuntimeFailed:

@@ -1,5 +1,6 @@
 """The connections to a cluster that one login makes: who asks, by which proxy, and kept until nobody uses them."""
 
+import asyncio
 import contextlib
 import math
 import socket
@@ -7,6 +8,7 @@ import ssl
 import time
 import urllib.parse
 import urllib.request
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -18,6 +20,8 @@ from bastion.runtimes.kubernetes.login import Login
 _CONNECT_SECONDS: Final = 10.0
 _SKEW: Final = 60.0  # seconds before they expire that credentials are renewed
 _NEW_SECONDS: Final = 5.0
+_CLOSING_SECONDS: Final = 0.5  # that TLS may take to say good-bye
+_TICK: Final = 0.005
 
 
 class Link:
@@ -37,11 +41,12 @@ class Link:
         self._impersonated = _impersonated(login.user if login is not None else {})
         self._uses = 0
         self._retired = False
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=ssl_context,
                 limit=0,  # each watch and each session holds a connection for as long as it lasts
-                socket_factory=_kept_alive,
+                socket_factory=self._made_socket,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
@@ -80,12 +85,32 @@ class Link:
         await self._close_if_unused()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and wait until they are: the session does not wait for those just let go."""
         await self._session.close()
+        await self._gone()
+        for made in self._open():
+            with contextlib.suppress(OSError):
+                made.shutdown(socket.SHUT_RDWR)
+        await self._gone()
 
     async def _close_if_unused(self) -> None:
         if self._retired and not self._uses:
-            await self._session.close()
+            await self.close()
+
+    def _made_socket(self, info: Any) -> socket.socket:
+        made = _kept_alive(info)
+        self._sockets.add(made)
+        return made
+
+    def _open(self) -> list[socket.socket]:
+        return [made for made in self._sockets if made.fileno() >= 0]
+
+    async def _gone(self) -> None:
+        """Wait for a moment until every socket is closed by its transport."""
+        until = time.monotonic() + _CLOSING_SECONDS
+        while self._open() and time.monotonic() < until:  # noqa: ASYNC110 - asyncio tells nobody when it closes a socket
+            await asyncio.sleep(_TICK)
+        await asyncio.sleep(0)
 
     async def options(self, headers: Mapping[str, str]) -> dict[str, Any]:
         """Return what every request carries: who asks, and by which way."""

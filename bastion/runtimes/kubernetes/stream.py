@@ -12,6 +12,7 @@ import aiohttp
 from bastion.errors import ContainerEnded, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.wire import CONNECTION, ENDS, Wire, WireLost
 
 V5: Final = "v5.channel.k8s.io"
 V4: Final = "v4.channel.k8s.io"
@@ -23,17 +24,11 @@ _CLOSE_STDIN: Final = b"\xff\x00"
 _CLOSED: Final = 255
 _STATUS_LIMIT: Final = 64 * 1024
 _PIECE: Final = 32 * 1024  # bytes of input in one frame
-_PING: Final = 20.0  # seconds; a load balancer cuts a stream that was silent for 60
-_SILENCE: Final = 90.0  # seconds without a byte, not even a pong's, while one reads: the connection is lost
-# A server that waits for a program to take its input reads no pings. A pipe or a terminal takes so many bytes at once.
-_HARMLESS: Final = 2048
 _LAST: Final = 5.0  # seconds for the close behind the status
 _CLOSING: Final = 2.0
 _MESSAGE_LIMIT: Final = 500
 _TOO_LONG: Final = (413, 414, 431)
 _LONG: Final = 7 * 1024  # characters of a command that every proxy takes; some say 400 to more
-_ENDS: Final = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED)
-_CONNECTION: Final = (aiohttp.ClientError, OSError)
 
 
 class Place(NamedTuple):
@@ -100,17 +95,15 @@ class PodStream:
         self._tty = tty
         self._loop = asyncio.get_running_loop()
         self._stack = AsyncExitStack()
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._pinging: asyncio.Task[None] | None = None
+        self._wire: Wire | None = None
         self._deadline: asyncio.Timeout | None = None
         self._aborted = False
         self._waiting_since: float | None = None
-        self._sent = 0
 
     @property
     def half_closes(self) -> bool:
         """Whether the end of input can be passed on: by v5 (Kubernetes 1.30), without a terminal."""
-        return self._socket is not None and self._socket.protocol == V5 and not self._tty
+        return self._wire is not None and self._wire.protocol == V5 and not self._tty
 
     @property
     def quiet(self) -> float:
@@ -130,30 +123,30 @@ class PodStream:
         query += [("stdout", "true"), *([("tty", "true")] if self._tty else [("stderr", "true")])]
         where = path("namespaces", self.place.namespace, "pods", self.place.pod, "exec")
         try:
-            self._socket = await self._stack.enter_async_context(self._cluster.websocket(where, query, (V5, V4)))
+            opened = await self._stack.enter_async_context(self._cluster.websocket(where, query, (V5, V4)))
         except Answered as answered:
             raise _refused(answered, self.place, sum(map(len, arguments))) from answered
-        if self._socket.protocol not in (V5, V4):
+        if opened.protocol not in (V5, V4):
             await self.close()
             raise RuntimeFailed(
                 "the cluster speaks no protocol for programs that the bastion knows",
                 "it needs Kubernetes 1.24 or later, and a proxy that passes WebSockets on",
-                detail=ascii(self._socket.protocol),
+                detail=ascii(opened.protocol)[:_MESSAGE_LIMIT],
             )
-        self._pinging = asyncio.create_task(_ping(self._socket), name=f"ping {self.place.pod}")
+        self._wire = Wire(opened, self.place.pod)
 
     async def read(self) -> Data | None:
         """Return the next piece of output; None at its end, when `status` is there or will never be.
 
         Raises:
-            StreamBroken: what came is no stream of a program, or nothing at all came for 90 s.
+            StreamBroken: what came is no stream of a program, or the connection is no more.
         """
-        while not self.ended and self._socket is not None:
+        while not self.ended and self._wire is not None:
             try:
                 message = await self._receive()
             finally:
                 self._waiting_since = None
-            if message is None or message.type in _ENDS:
+            if message is None or message.type in ENDS:
                 self._end()
             elif message.type is aiohttp.WSMsgType.BINARY:
                 if (data := self._taken(message.data)) is not None:
@@ -190,31 +183,25 @@ class PodStream:
         """Close the connection, within 2 s; the program knows nothing of it."""
         self.abort()
         self._end()
-        with contextlib.suppress(TimeoutError, *_CONNECTION):
+        with contextlib.suppress(TimeoutError, *CONNECTION):
             async with asyncio.timeout(_CLOSING):
                 await self._stack.aclose()
 
     async def _receive(self) -> aiohttp.WSMessage | None:
         """Return the next message; None when reading was aborted, or when only the close was still to come."""
-        assert self._socket is not None  # noqa: S101 - open() came first
+        assert self._wire is not None  # noqa: S101 - open() came first
         self._waiting_since = self._loop.time()
-        while True:
-            try:
-                # the inner limit starts anew with a pong, which aiohttp keeps to itself
-                async with asyncio.timeout(0 if self._aborted else None) as self._deadline:
-                    return await self._socket.receive(_SILENCE if self.status is None else _LAST)
-            except TimeoutError as error:
-                if self._aborted or self.status is not None:
-                    return None
-                if self._sent > _HARMLESS:
-                    continue
-                self._end()
-                raise StreamBroken(f"nothing came for {_SILENCE:.0f} s") from error
-            except _CONNECTION as error:
-                self._end()
-                raise StreamBroken(type(error).__name__) from error
-            finally:
-                self._deadline = None
+        left = None if self.status is None else _LAST
+        try:
+            async with asyncio.timeout(0 if self._aborted else left) as self._deadline:
+                return await self._wire.receive()
+        except TimeoutError:
+            return None
+        except (WireLost, *CONNECTION) as error:
+            self._end()
+            raise StreamBroken(str(error) if isinstance(error, WireLost) else type(error).__name__) from error
+        finally:
+            self._deadline = None
 
     def _taken(self, frame: bytes) -> Data | None:
         """Return what a frame has for the reader; keep the status."""
@@ -232,26 +219,18 @@ class PodStream:
         return None
 
     async def _send(self, frame: bytes) -> bool:
-        if self.ended or self.status is not None or self._socket is None:
+        if self.ended or self.status is not None or self._wire is None:
             return False
         try:
-            self._sent += len(frame)
-            await self._socket.send_bytes(frame)
-        except _CONNECTION:
+            await self._wire.send(frame)
+        except CONNECTION:
             return False  # the reader will say why
         return True
 
     def _end(self) -> None:
         self.ended = True
-        if self._pinging is not None:
-            self._pinging.cancel()
-
-
-async def _ping(socket: aiohttp.ClientWebSocketResponse) -> None:
-    with contextlib.suppress(*_CONNECTION):
-        while True:
-            await asyncio.sleep(_PING)
-            await socket.ping()
+        if self._wire is not None:
+            self._wire.close()
 
 
 def _refused(answered: Answered, place: Place, length: int) -> RuntimeFailed:
