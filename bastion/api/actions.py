@@ -29,10 +29,10 @@ class AsyncAction(BaseModel):
 
 
 class Actions:
-    """The latest actions of this node, each with the stack it belongs to."""
+    """The latest actions of this node, each with the stack and the service that were asked for."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[int, tuple[str, AsyncAction]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[str, str, AsyncAction]] = OrderedDict()
 
     def new_id(self) -> int:
         """Return a number that nobody can guess and that is not in use."""
@@ -40,13 +40,17 @@ class Actions:
             pass
         return number
 
-    def keep(self, stack: str, action: AsyncAction) -> None:
+    def keep(self, stack: str, service: str, action: AsyncAction) -> None:
         """Keep an action; the oldest make room."""
-        self._kept[action.id] = stack, action
+        self._kept[action.id] = stack, service, action
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
 
     def find(self, stack: str, number: int) -> AsyncAction | None:
         """Return the action of that stack and number, while it is kept."""
-        of, action = self._kept.get(number, ("", None))
+        of, _, action = self._kept.get(number, ("", "", None))
         return action if of == stack else None
+
+    def resources(self, stack: str, service: str) -> set[str]:
+        """Return the uids of what was started by this name, which may be another than the service's own."""
+        return {action.resource_id for *asked, action in self._kept.values() if asked == [stack, service]}

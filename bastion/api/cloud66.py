@@ -12,9 +12,10 @@ from pydantic import BaseModel, Field
 from bastion.api.actions import AsyncAction
 from bastion.api.callers import Caller, Calling, needs
 from bastion.api.problems import CLOUD66, CLOUD66_PROBLEMS, ForbiddenError, NoSuchSessionError
-from bastion.api.services import NAME_PATTERN, UID_PATTERN, Parts, Services, Stack
+from bastion.api.services import UID_PATTERN, Parts, Services, Stack
+from bastion.config import GrantSettings
 from bastion.errors import BastionError, NoSuchTarget, Refused, RuntimeUnreachable
-from bastion.model import Identity, Name, Request, Session, now
+from bastion.model import Identity, Name, Request, Session, Target, now
 from bastion.targets import parse
 
 FIND_SECONDS: Final = 30.0
@@ -94,7 +95,7 @@ async def start_session(parts: Parts, caller: Calling, stack: Stack, order: Sess
         finished_success=success,
         finished_message=message,
     )
-    parts.actions.keep(stack, action)
+    parts.actions.keep(stack, order.service_name, action)
     return Wrapped(response=action)
 
 
@@ -113,14 +114,19 @@ async def fetch_session(
     caller: Calling,
     stack: Stack,
     session_id: Annotated[str | None, Query(pattern=UID_PATTERN, description="goes before service_name")] = None,
-    service_name: Annotated[str | None, Query(pattern=NAME_PATTERN, description="its latest session")] = None,
+    service_name: Annotated[str | None, Query(max_length=320, description="its latest session")] = None,
 ) -> Wrapped[RemoteSession]:
     """Give one session: that of an id, or the latest live one of a service."""
     if session_id is not None:
         found = await parts.sessions.find(session_id)
     elif service_name is not None:
-        live = [one for one in parts.sessions.list() if (one.stack, one.service_name) == (stack, service_name)]
-        found = max((one for one in live if caller.sees(one.user)), key=lambda one: one.created_at, default=None)
+        started = parts.actions.resources(stack, service_name)
+        fitting = [
+            one
+            for one in parts.sessions.list()
+            if (one.stack == stack and one.service_name == service_name) or {one.uid, one.reserved_as} & started
+        ]
+        found = max((one for one in fitting if caller.sees(one.user)), key=lambda one: one.created_at, default=None)
     else:
         raise NoSuchSessionError("which session?", "add ?session_id= or ?service_name=")
     if found is None or found.stack != stack or not caller.sees(found.user):
@@ -140,8 +146,7 @@ async def _reserve(parts: Services, caller: Caller, name: Name) -> Session:
     identity = Identity(caller.user or "", "", caller.address)
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            request = Request(secrets.token_hex(8), name, "shell")
-            _, target, grant = await parts.gateway.find(identity, request, "")
+            target, grant = await _find(parts, identity, name)
     except TimeoutError:
         raise RuntimeUnreachable("the engine does not answer", "try again in a moment") from None
     session = await parts.sessions.reserve(identity, target, grant)
@@ -152,6 +157,18 @@ async def _reserve(parts: Services, caller: Caller, name: Name) -> Session:
         parts.sessions.end(session.uid, "it is in no ledger")
         raise
     return session
+
+
+async def _find(parts: Services, identity: Identity, name: Name) -> tuple[Target, GrantSettings]:
+    """Find the container for a shell, or else for a command, whichever the user may have."""
+    try:
+        _, target, grant = await parts.gateway.find(identity, Request(secrets.token_hex(8), name, "shell"), "")
+    except Refused as refusal:
+        try:
+            _, target, grant = await parts.gateway.find(identity, Request(secrets.token_hex(8), name, "exec"), "")
+        except Refused:
+            raise refusal from None
+    return target, grant
 
 
 def _ssh_line(parts: Services, session: Session) -> str:

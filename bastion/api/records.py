@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-import os
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
@@ -15,11 +15,11 @@ from pydantic import BaseModel
 
 from bastion.api.callers import Calling, needs
 from bastion.api.services import Named, Page, Parts, PerPage, Uid
-from bastion.errors import TranscriptError
 from bastion.transcripts import find, list_transcripts
-from bastion.transcripts.ledger import read
 
 _CHUNK = 64 * 1024
+_LONGEST_LINE = 16 * 2**20
+_OPENED = b'"event":"opened"'
 _AGE = "application/age-encryption"
 
 
@@ -88,23 +88,15 @@ async def list_all(
 async def give_transcript(parts: Parts, caller: Calling, uid: Uid) -> Response:
     """Give a transcript's age file as it is now; an auditor's identity opens it."""
     found = await asyncio.to_thread(find, parts.transcripts.ledger.path.parent, uid)
-    try:
-        descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        raise TranscriptError(f"the transcript {uid} cannot be read", "look at the log", detail=str(error)) from None
-    try:
-        size = os.fstat(descriptor).st_size
-        await parts.transcripts.ledger.append("transcript given", uid=uid, by=caller.name, address=caller.address)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    size = found.path.stat().st_size
+    await parts.transcripts.ledger.append("transcript given", uid=uid, by=caller.name, address=caller.address)
     headers = {
         "Content-Length": str(size),
         "Content-Disposition": f'attachment; filename="{uid}.cast.age"',
         "Cache-Control": "no-store",
         "Bastion-Transcript-State": found.state,
     }
-    return StreamingResponse(_contents(descriptor, size), media_type=_AGE, headers=headers)
+    return StreamingResponse(_contents(found.path, size), media_type=_AGE, headers=headers)
 
 
 async def show_ledger(
@@ -119,9 +111,9 @@ async def show_ledger(
     return await asyncio.to_thread(_ledger_page, parts.transcripts.ledger.path, after, event, uid, limit)
 
 
-def _contents(descriptor: int, size: int) -> Iterator[bytes]:
+def _contents(path: Path, size: int) -> Iterator[bytes]:
     """Give the first `size` bytes and no more: the file may grow meanwhile."""
-    with os.fdopen(descriptor, "rb") as file:
+    with path.open("rb") as file:
         left = size
         while left and (chunk := file.read(min(left, _CHUNK))):
             left -= len(chunk)
@@ -129,11 +121,7 @@ def _contents(descriptor: int, size: int) -> Iterator[bytes]:
 
 
 def _described(directory: Path, ledger: Path) -> list[TranscriptFile]:
-    opened = {
-        str(entry.fields.get("uid")): entry.fields
-        for entry in (read(ledger, None) if ledger.exists() else ())
-        if entry.fields.get("event") == "opened"
-    }
+    opened = {str(fields.get("uid")): fields for _, fields in _lines(ledger, 0, _OPENED)}
     described = []
     for one in list_transcripts(directory):
         facts = opened.get(one.uid, {})
@@ -153,14 +141,35 @@ def _described(directory: Path, ledger: Path) -> list[TranscriptFile]:
 
 
 def _ledger_page(path: Path, after: int, event: str | None, uid: str | None, limit: int) -> LedgerPage:
-    if not path.exists():
-        return LedgerPage(entries=[], last=0)
     last = after
     entries: list[dict[str, Any]] = []
-    for entry in itertools.islice(read(path, None), after, None):
-        if len(entries) == limit:
-            break
-        last = entry.number
-        if event in {None, entry.fields.get("event")} and uid in {None, entry.fields.get("uid")}:
-            entries.append({"number": entry.number} | entry.fields)
+    for last, fields in _lines(path, after, *(json.dumps(word).encode() for word in (event, uid) if word is not None)):
+        if event in {None, fields.get("event")} and uid in {None, fields.get("uid")}:
+            entries.append({"number": last} | fields)
+            if len(entries) == limit:
+                return LedgerPage(entries=entries, last=last)
     return LedgerPage(entries=entries, last=last)
+
+
+def _lines(path: Path, after: int, *having: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give the number and the fields of each line after a number that has all of these bytes in it.
+
+    The others are not read as JSON: a ledger is long, and this is done while sessions run.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(_LONGEST_LINE)
+            if not line.endswith(b"\n"):
+                return
+            if number > after and all(part in line for part in having):
+                yield number, _fields(line)
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        fields = None
+    return fields if isinstance(fields, dict) else {"problem": "is no line of a ledger"}

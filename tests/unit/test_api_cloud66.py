@@ -3,13 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bastion.config import GrantSettings
 from bastion.model import Identity, Name, Request
+from bastion.policy import Policy
 from tests.unit.api_house import UID, ApiHouse, serving
 from tests.unit.ssh.house import WEB
 
@@ -198,3 +201,20 @@ async def test_an_engine_that_does_not_answer_is_an_action_that_failed(house: Ap
     request = Request(UID, Name("web", stack="mystack"), "shell")
     async with house.house.sessions.open(Identity("alice", "", ""), request, WEB) as session:
         assert session.session.reserved_as is None
+
+
+async def test_a_session_is_fetched_by_the_name_it_was_started_by(go: GoClient) -> None:
+    """A container's own name is one too: the service it leads to need not be known to the client."""
+    _, answer = await go.start_remote_session("mystack", "web-1")
+    started = unwrapped(answer)
+    _, answer = await go.fetch_remote_session("mystack", "service_name=web-1")
+    session = unwrapped(answer)
+    assert (session["uid"], session["service_name"]) == (started["resource_id"], "web")
+
+
+async def test_who_may_run_commands_only_may_start_a_session(house: ApiHouse, go: GoClient) -> None:
+    """A grant for commands is enough; one for neither is not."""
+    for allowed, status in (("exec", 200), ("forward", 400)):
+        grant = GrantSettings.model_validate({"users": ["alice"], "stacks": ["*"], "allow": [allowed]})
+        house.house.gateway.replace_rules(replace(house.house.gateway.rules, policy=Policy([grant])))
+        assert (await go.start_remote_session("mystack", "web"))[0] == status
