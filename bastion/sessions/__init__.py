@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -11,12 +11,12 @@ import structlog
 
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, DatabaseFailed, SessionEnded
-from bastion.model import STDIN, Data, Event, Identity, Name, Request, Session, Target, Terminal, now
+from bastion.model import Identity, Name, Request, Session, Target, now
 from bastion.sessions.limits import Bounds
+from bastion.sessions.live import LiveSession
 from bastion.sessions.memory import MemoryStore
 from bastion.sessions.nodes import BEAT_SECONDS
-from bastion.sessions.store import BASTION_STOPPED, Look, Store, Wanted
-from bastion.sessions.watching import Watchers
+from bastion.sessions.store import Look, Store, Wanted
 from bastion.sessions.writing import Writer
 
 __all__ = ["LiveSession", "Sessions", "Wanted"]
@@ -28,84 +28,8 @@ _FORGET_SECONDS: Final = 3600.0
 log = structlog.get_logger(__name__)
 
 
-class LiveSession:
-    """One session while it lives: its record, its traffic, and the one way to end it.
-
-    `bytes_in` counts what the client sent, `bytes_out` what the container sent; `active_at` is when anything last went
-    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own. `changed` is called with
-    the session's uid and the fields of its record that were replaced.
-    """
-
-    def __init__(
-        self, session: Session, grant: GrantSettings | None = None, changed: Callable[..., None] | None = None
-    ) -> None:
-        self.session = session
-        self.grant = grant
-        self._changed = changed
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.active_at = asyncio.get_running_loop().time()
-        self.watchers = Watchers()
-        self.terminal: Terminal | None = None
-        self.tell: Callable[[str], None] = lambda _line: None
-        self._reason: BastionError | None = None
-        self._task: asyncio.Task[object] | None = None
-
-    def update(self, **changes: object) -> None:
-        """Replace the record by one with these fields changed, and note when its state became `provisioning`."""
-        if changes.get("state") == "provisioning" and self.session.provisioning_at is None:
-            changes["provisioning_at"] = now()
-        self.session = self.session.model_copy(update=changes)
-        if self._changed is not None:
-            self._changed(self.session.uid, **changes)
-
-    def count(self, event: Event) -> None:
-        """Add the event's bytes to the session's traffic, and note when it was."""
-        self.active_at = asyncio.get_running_loop().time()
-        if isinstance(event, Data):
-            if event.stream == STDIN:
-                self.bytes_in += len(event.payload)
-            else:
-                self.bytes_out += len(event.payload)
-
-    def publish(self, event: Event) -> None:
-        """Show the event to those who watch; never waits."""
-        self.watchers.publish(event)
-
-    def end(self, reason: BastionError) -> None:
-        """End the session for this reason; the first reason counts, and what is already ending is left alone."""
-        if self._reason is None:
-            self._reason = reason
-            if self._task is not None:
-                self._task.cancel()
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let `end` stop what runs inside, as the reason it was given.
-
-        Outside of this block `end` stops nothing, so that clean-up is never cut short.
-
-        Raises:
-            BastionError: the reason that `end` was given.
-        """
-        self._raise_reason()
-        self._task = task = asyncio.current_task()
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self._reason is not None and task is not None and task.uncancel() == 0:
-                self._raise_reason()
-            raise  # cancelled from outside, not by `end`
-        finally:
-            self._task = None
-
-    def _raise_reason(self) -> None:
-        if self._reason is not None:
-            raise self._reason from None
-
-
 class Sessions:
-    """The sessions of every node that shares the store, those of this one live; the limits may be replaced at any time.
+    """The sessions of every node that shares the store, those of this one live; `limits` may be replaced at any time.
 
     Without a store the node is alone, and what has ended is soon forgotten. With one, `start` comes first, `keep` runs
     beside, and `close` comes last.
@@ -246,8 +170,8 @@ class Sessions:
         request = Request(secrets.token_hex(8), Name(target.service, stack=target.stack), "shell")
         asked = _describe(identity, request, target, self._node)
         asked = asked.model_copy(update={"state": "provisioning", "provisioning_at": asked.created_at})
-        async with self._place(asked, grant, reserve=True) as session:
-            self._reserved[session.uid] = session
+        session = await self._take(asked, grant, reserve=True)
+        self._reserved[session.uid] = session
         lapse = asyncio.get_running_loop().call_later(seconds, self._lapse, session.uid, "nobody connected in time")
         self._lapses[session.uid] = lapse
         return session
@@ -263,10 +187,9 @@ class Sessions:
             DatabaseFailed: the database does not answer.
             BastionError: the reason that `end_all` was given.
         """
-        async with self._place(_describe(identity, request, target, self._node), grant) as session:
-            live = LiveSession(session, grant, self._writer.put)
-            self._live[session.uid] = live
-            self._empty.clear()
+        session = await self._take(_describe(identity, request, target, self._node), grant)
+        self._live[session.uid] = live = LiveSession(session, grant, self._writer.put)
+        self._empty.clear()
         try:
             yield live
         finally:
@@ -277,11 +200,11 @@ class Sessions:
             if not self._live:
                 self._empty.set()
 
-    @asynccontextmanager
-    async def _place(
-        self, session: Session, grant: GrantSettings | None, *, reserve: bool = False
-    ) -> AsyncIterator[Session]:
-        """Take a place for the session; whatever goes wrong until the context ends gives it back."""
+    async def _take(self, session: Session, grant: GrantSettings | None, *, reserve: bool = False) -> Session:
+        """Take a place for the session.
+
+        Where this fails it may be taken all the same, the answer lost or too late: `_follow` gives it back.
+        """
         self._refuse_if_stopped()
         self._taking.add(session.uid)
         try:
@@ -291,13 +214,9 @@ class Sessions:
             if session.reserved_as is not None:
                 self._forget_reservation(session.reserved_as)
             self._refuse_if_stopped()
-            yield session
-        except BaseException:
-            # It may be taken all the same: the answer was lost, or came too late.
-            self._writer.put(session.uid, state="terminated", ended_at=now(), reason="it was not begun")
-            raise
         finally:
             self._taking.discard(session.uid)
+        return session
 
     def _refuse_if_stopped(self) -> None:
         if self._stopped is not None:
@@ -349,7 +268,7 @@ class Sessions:
             if reason is not None:
                 self.end(uid, reason)
             elif uid not in known and uid not in self._known() and not self._writer.knows(uid):
-                self._writer.put(uid, state="terminated", ended_at=now(), reason=BASTION_STOPPED)
+                self._writer.put(uid, state="terminated", ended_at=now(), reason="it was not begun")
         for uid in settled - look.own.keys():
             if (live := self._live.get(uid)) is not None and not self._writer.knows(uid):
                 # Others took this node for dead while it was stopped or could not be heard.

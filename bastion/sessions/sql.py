@@ -1,10 +1,13 @@
 """The store on SQLAlchemy: one table of sessions for all nodes, and one of the nodes themselves."""
 
+import asyncio
 import hashlib
 import secrets
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any, cast
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import structlog
 from sqlalchemy import RowMapping, and_, case, delete, false, func, insert, or_, select, text, update
@@ -20,6 +23,28 @@ from bastion.sessions.tables import LIVE, SESSION_COLUMNS, database_seconds, nod
 log = structlog.get_logger(__name__)
 
 
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+def _whole(
+    method: Callable[Concatenate["SqlStore", Arguments], Coroutine[Any, Any, Answer]],
+) -> Callable[Concatenate["SqlStore", Arguments], Coroutine[Any, Any, Answer]]:
+    """Let a transaction come to its end when who asked for it has gone.
+
+    One that is cut off holds SQLite's lock until its connection is closed, which others wait seconds for.
+    """
+
+    @wraps(method)
+    async def run(self: "SqlStore", /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Answer:
+        task = asyncio.create_task(method(self, *arguments, **named))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    return run
+
+
 class SqlStore:
     """Keeps the sessions of every node that uses the same database.
 
@@ -32,6 +57,7 @@ class SqlStore:
         self._process = process or this_process()
         self._database = Database(url)
         self._watch = NodeWatch(node)
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """See Store.open."""
@@ -42,6 +68,7 @@ class SqlStore:
             await self._database.close()
             raise
 
+    @_whole
     async def take(self, session: Session, bounds: Bounds, *, reserve: bool = False) -> Session:
         """See Store.take."""
         async with self._database.writing() as connection:
@@ -53,12 +80,14 @@ class SqlStore:
             await connection.execute(insert(sessions), row)
         return session
 
+    @_whole
     async def write(self, changes: Changes) -> None:
         """See Store.write."""
         async with self._database.writing() as connection:
             for uid, fields in changes.items():
                 await connection.execute(update(sessions).where(sessions.c.uid == uid).values(**fields))
 
+    @_whole
     async def look(self) -> Look:
         """See Store.look."""
         mine = sessions.c.node_id == self.node_id
@@ -67,6 +96,7 @@ class SqlStore:
             others = await connection.execute(select(*SESSION_COLUMNS).where(LIVE, ~mine).order_by("created_at", "uid"))
             return Look({row.uid: row.end_asked for row in own}, tuple(_session(row) for row in others.mappings()))
 
+    @_whole
     async def beat(self) -> None:
         """See Store.beat."""
         present = database_seconds()
@@ -84,6 +114,7 @@ class SqlStore:
             strays = and_(LIVE, sessions.c.node_id.not_in(select(nodes.c.id)))
             await connection.execute(_ending().where(strays))
 
+    @_whole
     async def find(self, uid: str) -> Session | None:
         """See Store.find."""
         fitting = select(*SESSION_COLUMNS).where(or_(sessions.c.uid == uid, sessions.c.reserved_as == uid)).limit(1)
@@ -91,6 +122,7 @@ class SqlStore:
             row = (await connection.execute(fitting)).mappings().first()
             return _session(row) if row is not None else None
 
+    @_whole
     async def history(self, wanted: Wanted) -> tuple[list[Session], int]:
         """See Store.history."""
         columns = {"state": "state", "user": "user", "stack": "stack", "service": "service_name"}
@@ -109,6 +141,7 @@ class SqlStore:
             total = (await connection.execute(select(func.count()).select_from(sessions).where(fits))).scalar_one()
             return [_session(row) for row in (await connection.execute(page)).mappings()], total
 
+    @_whole
     async def forget(self, before: datetime) -> None:
         """See Store.forget."""
         async with self._database.writing() as connection:
@@ -116,6 +149,7 @@ class SqlStore:
 
     async def close(self) -> None:
         """See Store.close."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
         try:
             async with self._database.writing() as connection:
                 await connection.execute(_ending().where(LIVE, sessions.c.node_id == self.node_id))
