@@ -162,6 +162,20 @@ echo ended
 """
 )
 
+# Print the root of a process whose control group bears the container's id, if one opens it, else that of pid 1 if that
+# is asked for; `closed` when such a process was there, but may not be opened.
+_ROOT: Final = r"""
+try() { (cd "$1/root/.") 2>/dev/null && echo "$1/root" && exit; closed=yes; }
+closed=
+for folder in /proc/[0-9]*; do
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $line in *"$1"*) try "$folder"; break ;; esac
+    done 2>/dev/null <"$folder/cgroup"
+done
+[ -z "$2" ] || [ -n "$closed" ] || try /proc/1
+[ -z "$closed" ] || echo closed
+"""
+
 # Become a program with more in its environment, at a terminal of a size, in a folder. `command` keeps a shell alive
 # whose own read-only variable is named.
 _START: Final = r"""
@@ -247,6 +261,16 @@ def ending(shell: str, uid: str) -> tuple[str, ...]:
 def looking(shell: str, uid: str) -> tuple[str, ...]:
     """Return the command that prints `ended` when the program of session `uid` is over, and `running` otherwise."""
     return (shell, "-c", _LOOK, "bastion", checked(uid))
+
+
+def rooting(shell: str, container_id: str, *, is_first: bool) -> tuple[str, ...]:
+    """Return the command that prints where, under /proc, the files of another container are; `is_first`: its init is 1.
+
+    It prints `closed` when this container's user may not open them, and nothing when no process of it is to be seen.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]{8,128}", container_id):
+        raise ValueError(f"no container's id: {container_id!r}")
+    return (shell, "-c", _ROOT.strip(), "bastion", container_id, "yes" if is_first else "")
 
 
 def signalling(shell: str, uid: str, signal: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -232,6 +233,40 @@ async def test_a_toolbox(bare: World, cluster: Cluster) -> None:
     assert made["name"].startswith("bastion-toolbox-")
     assert made["targetContainerName"] == bare.target.container_name
     assert not made["securityContext"].get("privileged")
+
+
+@pytest.mark.parametrize(
+    ("pod", "container", "words"),
+    [
+        ({}, {}, "and its files are under /proc/1/root"),
+        ({"shareProcessNamespace": True}, {}, "and its files are under /proc/"),
+        ({}, {"securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}, "but may not open its files"),
+        ({"shareProcessNamespace": True, "securityContext": {"runAsUser": 1000}}, {}, "and its files are under /proc/"),
+    ],
+    ids=["alone", "shared", "more capable", "shared by a user"],
+)
+async def test_what_a_toolbox_says_of_files(
+    runtime: KubernetesRuntime, cluster: Cluster, pod: dict[str, Any], container: dict[str, Any], words: str
+) -> None:
+    """A toolbox starts in its target's files where it can open them, whatever the first process is; else it says no."""
+    if cluster.image_bare is None:
+        pytest.skip("no image without a shell: set BASTION_TEST_IMAGE_BARE")
+    made = [{"name": "web", "image": cluster.image_bare} | container]
+    if "shareProcessNamespace" in pod:
+        made.insert(0, {"name": "first", "image": cluster.image})
+    await asyncio.to_thread(cluster.deployment, "filed", containers=made, pod=pod, kind="Pod")
+    try:
+        (target,) = await runtime.find(STACK, "filed", "web")
+        world = World(runtime, replace(target, toolbox=True), lambda script: cluster.look("filed", script))
+        done = await world.command("pwd; ls")
+        assert words in done.err.decode()
+        root = done.out.decode().splitlines()[0]
+        assert done.err.decode().endswith(f"{root}\n") == words.startswith("and")
+        assert ("sleep" in done.out.decode().split()) == words.startswith("and")
+        if "shareProcessNamespace" in pod:
+            assert root != "/proc/1/root"
+    finally:
+        await asyncio.to_thread(_gone, cluster, "filed")
 
 
 async def test_nothing_is_left_in_a_toolbox(bare: World, cluster: Cluster) -> None:

@@ -125,9 +125,16 @@ async def test_sizes_without_a_terminal(world: World) -> None:
         assert await read_until(program, b"got it")
 
 
-async def test_a_held_output(world: World) -> None:
+@pytest.mark.parametrize("seconds", [1, 4])
+async def test_a_held_output(world: World, seconds: int) -> None:
     """A child that holds the output for a moment delays the status, which is the program's."""
-    assert (await world.command("sleep 1 & exit 3")).exit.status == 3
+    assert (await world.command(f"sleep {seconds} & exit 3")).exit.status == 3
+
+
+async def test_a_child_that_speaks_last(world: World) -> None:
+    """What a child says behind its program's end arrives, as long as it does not pause for long."""
+    done = await world.command("(sleep 1; echo late; sleep 1; echo later) & echo early; exit 3")
+    assert (done.out, done.exit.status) == (b"early\nlate\nlater\n", 3)
 
 
 @pytest.mark.parametrize("terminal", [None, Terminal("xterm", 80, 24)], ids=["pipes", "terminal"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,7 +30,7 @@ _AGAIN: Final = 0.5  # seconds before a script is tried again
 _SETTLE: Final = 0.4  # seconds for the status of a program that was just ended
 _APART: Final = 1.0  # seconds between two looks for what a program, nobody knows whether it is over, has left
 _FOUND: Final = "bastion"  # what a chosen shell has to print
-_ROOT: Final = "/proc/1/root"
+_ROOT: Final = re.compile(rb"/proc/[0-9]{1,10}/root")
 
 _log = structlog.get_logger(__name__)
 
@@ -186,17 +187,20 @@ class Programs:
                 f"the container {place.container} of the pod {place.pod} has no shell, so nothing can run in it",
                 "name an image with a shell as `toolbox` of its stack, and sessions enter by one beside it",
             )
-        beside = Place(
-            place.namespace, place.pod, await Toolbox(self._cluster, image).beside(place, target.container_id)
-        )
+        made = await Toolbox(self._cluster, image).beside(place, target.container_id)
+        beside = Place(place.namespace, place.pod, made.name)
         found = await self._probe(beside, None)
         if not found:
             raise NoShell(
                 f"the toolbox image of {target.stack} has no shell either",
                 f"name another image than {image} as `toolbox`",
             )
-        note = f"{place.container} has no shell: you are in a toolbox beside it, and its files are under {_ROOT}"
-        return _Entrance(beside, found, _ROOT, (note,))
+        container_id = target.container_id.partition("/")[2]
+        rooting = shell.rooting(found, container_id, is_first=made.is_first)
+        told = (await self.script(beside, rooting)).strip()
+        root = told.decode() if _ROOT.fullmatch(told) else ""
+        note = f"{place.container} has no shell: you are in a toolbox beside it, {_files(told, root)}"
+        return _Entrance(beside, found, root, (note,))
 
     def _calls(self, target: Target, entrance: _Entrance, uid: str) -> Calls:
         place = entrance.place
@@ -274,6 +278,15 @@ class _Streamed:
         with contextlib.suppress(StreamBroken):
             while await self._stream.read() is not None and self._stream.status is None:
                 continue
+
+
+def _files(told: bytes, root: str) -> str:
+    """Say where a toolbox has the files of its target, or why it has not."""
+    if root:
+        return f"and its files are under {root}"
+    if told == b"closed":
+        return "but may not open its files: that takes its own user, or SYS_PTRACE"
+    return "but see none of its processes, and so not its files: its node does not share them"
 
 
 async def _tick(stream: PodStream) -> None:

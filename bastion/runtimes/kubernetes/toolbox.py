@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bastion.errors import ContainerEnded, RuntimeFailed
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
@@ -20,6 +20,13 @@ _KEPT: Final = ("runAsUser", "runAsGroup", "runAsNonRoot", "seccompProfile")
 _MESSAGE_LIMIT: Final = 300
 
 
+class Beside(NamedTuple):
+    """A toolbox that runs: its container's name, and whether the first process it sees is its target's own."""
+
+    name: str
+    is_first: bool
+
+
 class Toolbox:
     """An image with a shell, for the pods of a stack whose containers have none."""
 
@@ -27,11 +34,11 @@ class Toolbox:
         self._cluster = cluster
         self._image = image
 
-    async def beside(self, place: Place, container_id: str) -> str:
-        """Return the name of a toolbox that runs in the pod and sees the processes of the place's container.
+    async def beside(self, place: Place, container_id: str) -> Beside:
+        """Return a toolbox that runs in the pod and sees the processes of the place's container.
 
         It is made when there is none for this container and image yet. It gets no rights that the container has not,
-        and runs as the container's user, for whom alone `/proc/1/root` opens.
+        and runs as the container's user, who alone, but for SYS_PTRACE, opens its files under /proc.
 
         Raises:
             ContainerEnded: the pod is gone.
@@ -47,7 +54,7 @@ class Toolbox:
                     if _state(pod, name).get("terminated"):
                         raise self._failed(place, f"it ended at once: {_state(pod, name)['terminated']}")
                     await asyncio.sleep(_POLL)
-                return name
+                return Beside(name, is_first=(pod.get("spec") or {}).get("shareProcessNamespace") is not True)
         except TimeoutError as error:
             raise self._failed(place, f"it did not start in {_SECONDS:.0f} s") from error
 
