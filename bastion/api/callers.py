@@ -157,7 +157,7 @@ def need_of(route: APIRoute) -> Need | None:
     return found if found == "any" or found in SCOPES else None
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 
