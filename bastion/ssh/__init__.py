@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -20,6 +21,7 @@ from bastion.ssh.channel import SessionChannel
 from bastion.ssh.connection import Connection, source_of
 from bastion.ssh.host_keys import certificates_stamp, read_host_keys
 
+SAFE_ASYNCSSH = (2, 24, 1)
 KEY_CHECK_SECONDS = 2.0
 CLOSE_SECONDS = 10.0
 MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED = 1024
@@ -51,8 +53,10 @@ class SshServer:
         """Bind every address of `[ssh] listen`; return the (host, port) pairs bound.
 
         Raises:
-            ConfigurationError: an address is malformed or cannot be bound, or a host key is unreadable.
+            ConfigurationError: an address is malformed or cannot be bound, a host key is unreadable, or asyncssh is
+                older than is safe.
         """
+        _check_library()
         host_keys = read_host_keys(self.keyring.host_keys())
         self._host_stamp = certificates_stamp(self.keyring.host_keys())
         for address in self._settings.listen:
@@ -116,7 +120,7 @@ class SshServer:
                 for problem in self.keyring.problems:
                     log.warning("key home", problem=problem)
             for key in self.keyring.newly_expired():
-                await self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint)
+                self.keep(self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint))
             self._follow_host_certificates()
             for connection in [c for c in self._connections if c not in self._startups]:
                 self._end_if_not_good(connection)
@@ -199,6 +203,15 @@ class SshServer:
                 listener.update(server_host_keys=host_keys)
         except (ConfigurationError, ValueError) as error:
             log.error("host certificates not taken over", reason=str(error))  # noqa: TRY400 - it is the file's fault
+
+
+def _check_library() -> None:
+    """Refuse an asyncssh that lets one user's name follow another's signature (threats A4)."""
+    if tuple(int(number) for number in re.findall(r"\d+", asyncssh.__version__)[:3]) < SAFE_ASYNCSSH:
+        raise ConfigurationError(
+            f"asyncssh {asyncssh.__version__} is not safe to serve with",
+            f"pip install 'asyncssh>={'.'.join(map(str, SAFE_ASYNCSSH))}'",
+        )
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -4,6 +4,8 @@ import asyncssh
 import pytest
 from asyncssh.packet import String
 
+import bastion.ssh
+from bastion.errors import ConfigurationError
 from bastion.keyring import Admission
 from bastion.model import Identity
 from bastion.ssh.proof import is_proof
@@ -114,6 +116,20 @@ def test_signature_is_of_this_request(changed: dict[str, object]) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     assert proves(key, admission(key))
     assert not proves(key, admission(key), **changed)  # type: ignore[arg-type] # one of proves' own words
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"), [("2.24.0", False), ("2.9.99", False), ("2.24.1", True), ("3.0rc1", True)]
+)
+def test_old_library_serves_nobody(monkeypatch: pytest.MonkeyPatch, version: str, *, safe: bool) -> None:
+    """A4: with an asyncssh that has the race of names the server does not start, and says what to install."""
+    monkeypatch.setattr(asyncssh, "__version__", version)
+    if safe:
+        bastion.ssh._check_library()  # noqa: SLF001 - what listen does first
+        return
+    with pytest.raises(ConfigurationError, match=f"asyncssh {version} is not safe") as caught:
+        bastion.ssh._check_library()  # noqa: SLF001
+    assert "2.24.1" in caught.value.hint
 
 
 @pytest.mark.parametrize("signature", [b"", b"\0\0\0\x0b", String("ssh-ed25519"), String("ssh-ed25519") + String(b"")])
