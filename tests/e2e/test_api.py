@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.places import Place
-from tests.e2e.server import Bastion
+from tests.e2e.server import Bastion, uid_of
 
 
 class Caller:
@@ -178,3 +178,21 @@ def test_the_command_line_shows_what_has_ended(server: Bastion) -> None:
     assert [(one["uid"], one["exit_status"]) for one in listed["sessions"]] == [(uid, 3)]
     assert uid not in server.cli("sessions", "list", "--ended", "--user", "bob").stdout
     assert "terminated" in server.cli("sessions", "show", uid).stdout
+
+
+def test_the_command_line_works_from_afar(server: Bastion, certificate: Path) -> None:
+    """With an address, its certificate and a token the commands do over TLS what they do by the socket."""
+    token = Caller(server, certificate, "sessions:read", "sessions:write").token
+    address = server.events("serving")[-1]["api"][0]
+    config = server.folder / "afar.toml"
+    key = certificate.with_suffix(".key")
+    config.write_text(f'[api]\nlisten = "{address}"\ncertificate = "{certificate}"\nprivate_key = "{key}"\n')
+    shell = server.terminal()
+    uid = uid_of(shell)
+    there = ("--config", str(config))
+    listed = server.cli("sessions", "list", "--json", *there, config=False, env={"BASTION_TOKEN": token})
+    assert [one["uid"] for one in json.loads(listed.stdout)["sessions"]] == [uid]
+    ended = ("sessions", "end", uid, "--reason", "from afar")
+    server.cli(*ended, *there, config=False, env={"BASTION_TOKEN": token})
+    shell.expect(b"from afar")
+    shell.close()

@@ -1,6 +1,7 @@
 """Watching by the API: a bounded ring for each watcher, streams that end as they should, and nobody slowed."""
 
 import asyncio
+import io
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -168,3 +169,34 @@ def test_a_screen_takes_no_nonsense(data: dict[str, object], capsys: pytest.Capt
     with pytest.raises(BastionError, match="cannot be read"):
         screen.show("output", data)
     assert capsys.readouterr().out == ""
+
+
+def session_event(terminal: dict[str, int] | None) -> dict[str, object]:
+    return {"session": {"user": "a\x1b]0;x\x07", "service_name": "web", "stack": "mystack"}, "terminal": terminal}
+
+
+def test_a_screen_shows_what_is_harmless_and_starts_anew_after_a_loss() -> None:
+    """Escape sequences that act on a terminal are left out, also in pieces; what was cut off hides nothing."""
+    out, said = io.StringIO(), list[str]()
+    screen = Screen(out, said.append)
+    screen.show("session", session_event({"columns": 80, "rows": 24}))
+    for text in ("a\x1b]52;c;Y2Fu", "YXJ5\x07b\x1b[6", "nc\x1b[1md", "\x1b]0;cut"):
+        screen.show("output", {"stream": 1, "text": text})
+    screen.show("lost", {"frames": 3})
+    screen.show("output", {"stream": 1, "text": "e"})
+    screen.show("end", {"reason": "over"})
+    assert out.getvalue() == "abc\x1b[1md\r\n… 3 frames lost …\r\ne\r\n"
+    screen.restore()
+    assert out.getvalue().endswith("\x1b[r\x0f")
+    assert said[-1] == "watching has ended: over"
+
+
+def test_a_screen_leaves_the_terminal_alone_where_the_session_has_none() -> None:
+    """Output of a command has its lines as a file has, and nothing is put right at the end."""
+    out = io.StringIO()
+    screen = Screen(out, lambda _line: None)
+    screen.show("session", session_event(None))
+    screen.show("output", {"stream": 2, "text": "a\r\nb\n"})
+    screen.show("end", {"reason": "over"})
+    screen.restore()
+    assert out.getvalue() == "a\nb\n"
