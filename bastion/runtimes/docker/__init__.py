@@ -2,30 +2,28 @@
 
 import asyncio
 import functools
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 import docker
 import docker.errors
 import structlog
 
-from bastion.errors import ContainerEnded, NoShell, RuntimeFailed
+from bastion.errors import ContainerEnded, RuntimeFailed
 from bastion.model import Request, Target
 from bastion.runtimes import shell
 from bastion.runtimes.dialling import ExecConnection, by_exec
 from bastion.runtimes.docker import targets
 from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint, unreachable
 from bastion.runtimes.docker.exec import Calls, DockerExec, Inspected
+from bastion.runtimes.docker.shells import Shells
 from bastion.runtimes.docker.stream import ExecStream, StartRefused, StreamBroken
 from bastion.runtimes.docker.watch import Watch
 from bastion.runtimes.ending import end_all
 
 _THREADS: Final = 16
-_REMEMBERED: Final = 4096  # containers whose shell we know
 _OUTPUT_LIMIT: Final = 64 * 1024  # bytes of a script's own output that are read
 _DETACH_KEYS: Final = "ctrl-^,ctrl-_,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-]"  # the default, ctrl-p ctrl-q, would be typed
 _CONSOLE_SIZE: Final = (1, 42)  # the API that starts a terminal in its size
@@ -48,8 +46,7 @@ class DockerRuntime:
         self._connecting = asyncio.Lock()
         self._client: Any = None
         self._watch = Watch(self._endpoint, self._running)
-        self._shells: OrderedDict[str, str] = OrderedDict()
-        self._probing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._shells = Shells(self._run)
         self._endings: set[asyncio.Task[None]] = set()
 
     async def services(self) -> list[tuple[str, str]]:
@@ -83,7 +80,7 @@ class DockerRuntime:
     async def exec(self, target: Target, request: Request) -> AsyncIterator[DockerExec]:
         """Run the request's shell or command; see the port."""
         tty = request.terminal is not None
-        chosen = target.shell or await self._shell(target)
+        chosen = target.shell or await self._shells.of(target)
         arguments = shell.command_line(chosen, request)
         client = await self._connected()
         body: dict[str, Any] = {"Detach": False, "Tty": tty}
@@ -158,28 +155,6 @@ class DockerRuntime:
     async def _running(self) -> set[str]:
         client = await self._connected()
         return {str(entry["Id"]) for entry in await self._call(client.containers)}
-
-    async def _shell(self, target: Target) -> str:
-        """Find bash, or else sh, once per container, however many ask at a time."""
-        async with self._probing.setdefault(target.container_id, asyncio.Lock()):
-            if target.container_id not in self._shells:
-                self._shells[target.container_id] = await self._probe(target)
-        self._shells.move_to_end(target.container_id)
-        while len(self._shells) > _REMEMBERED:
-            self._shells.popitem(last=False)
-        return self._shells[target.container_id]
-
-    async def _probe(self, target: Target) -> str:
-        found = (await self._run(target, shell.PROBE, target.user)).decode(errors="replace").strip()
-        if found not in ("bash", "sh"):
-            found = (await self._run(target, ("bash", "-c", "echo bash"), target.user)).decode(errors="replace").strip()
-        if found not in ("bash", "sh"):
-            raise NoShell(
-                f"the container {target.container_name} has no shell, so neither a shell nor a command can run in it",
-                "its image has neither sh nor bash; if it has another shell, the operator can name it for the stack",
-                detail=found,
-            )
-        return found
 
     def _calls(self, target: Target, request: Request, exec_id: str, chosen: str) -> Calls:
         async def state() -> dict[str, Any]:
