@@ -1,5 +1,7 @@
 """Where the end-to-end tests enter containers: a Docker Engine, or a cluster by v5 or v4, under the same names."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import pytest
@@ -15,6 +17,10 @@ class Place(Protocol):
 
     sections: str
     half_close: bool
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Give it for one test."""
+        ...
 
     def replica(self, service: str) -> str:
         """Return the name of the first container or pod of a service."""
@@ -33,6 +39,9 @@ class DockerPlace:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.sections = f'[docker]\nhost = "{engine.host}"\n'
+
+    def entered(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def replica(self, service: str) -> str:
         return f"mystack-{service}-1"
@@ -57,6 +66,17 @@ class ClusterPlace:
         if cluster.image_small is not None:
             deploy(cluster, "small", {"small": cluster.image_small})
 
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        if self.half_close:
+            yield
+            return
+        self._cluster.switch(protocol="v4")
+        try:
+            yield
+        finally:
+            self._cluster.switch()
+
     def replica(self, service: str) -> str:
         return self._cluster.pods(service)[0]
 
@@ -80,8 +100,4 @@ def deploy(cluster: Cluster, name: str, images: dict[str, str], **options: Any) 
 
 def cluster_place(request: pytest.FixtureRequest, *, half_close: bool) -> ClusterPlace:
     """Make the place of a cluster that speaks v5, or only v4, until the end of the tests."""
-    cluster: Cluster = request.getfixturevalue("cluster")
-    if not half_close:
-        cluster.switch(protocol="v4")
-        request.addfinalizer(cluster.switch)
-    return ClusterPlace(cluster, half_close=half_close)
+    return ClusterPlace(request.getfixturevalue("cluster"), half_close=half_close)

@@ -96,12 +96,14 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 async def test_those_who_ask_at_once_share_one_list(server: Server, cache: Cache) -> None:
-    """One for pods and one for each kind of workload, and none while the watch is open."""
+    """One for pods and one for each kind of workload, none while the watch is open, and one more for who wants it."""
     views = await asyncio.gather(*(cache.view("shop") for _ in range(50)))
     assert all(list(view.pods) == ["web"] for view in views)
     assert len(server.lists) == 4
-    await asyncio.gather(*(cache.view("shop", anew=True) for _ in range(50)))
+    await asyncio.gather(*(cache.view("shop") for _ in range(50)))
     assert len(server.lists) == 4
+    await asyncio.gather(*(cache.view("shop", anew=True) for _ in range(50)))
+    assert len(server.lists) == 8
 
 
 async def test_one_who_goes_away_while_a_list_runs_spoils_it_for_nobody(server: Server, cache: Cache) -> None:

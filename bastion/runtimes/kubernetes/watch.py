@@ -16,7 +16,7 @@ _PAGE: Final = 500
 _PAGES: Final = 64
 _WATCH_SECONDS: Final = 300
 _PAUSES: Final = (0.5, 10.0)  # seconds between attempts to open a watch
-_AGE: Final = 1.0  # seconds in which a list is not made again
+_AGE: Final = 1.0  # seconds between two lists
 _GONE: Final = 410
 _FORBIDDEN: Final = 403
 
@@ -96,7 +96,7 @@ class Collection(Generic[_Kept]):
         return bool(self._listed) and (self.is_followed or self.refused is not None)
 
     async def refresh(self) -> None:
-        """List anew, unless that was done within the last second; all who ask meanwhile share one list.
+        """Have a list that ends after this call, and begins a second after the one before; all who wait share it.
 
         A kind that may not be listed is no failure: it holds nothing, and `refused` says why.
 
@@ -105,10 +105,13 @@ class Collection(Generic[_Kept]):
         """
         asked_at = time.monotonic()
         async with self._listing:
-            if self._ended > asked_at and self._failure is not None:
-                raise self._failure
-            if not self._listed or time.monotonic() - self._listed > _AGE:
-                await self._list()
+            if self._ended > asked_at:
+                if self._failure is not None:
+                    raise self._failure
+                return
+            if self._listed:
+                await asyncio.sleep(max(0.0, self._listed + _AGE - time.monotonic()))
+            await self._list()
 
     def follow(self) -> None:
         """See to it that a task follows the changes from here on, until `close`."""
