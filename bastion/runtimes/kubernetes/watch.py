@@ -83,6 +83,7 @@ class Collection(Generic[_Kept]):
         self._accept = METADATA if metadata_only else ""
         self._listing = asyncio.Lock()
         self._listed = 0.0
+        self._answered = 0.0
         self._ended = 0.0
         self._failure: RuntimeFailed | None = None
         self._version = ""
@@ -105,9 +106,9 @@ class Collection(Generic[_Kept]):
         """
         asked_at = time.monotonic()
         async with self._listing:
-            if self._ended > asked_at:
-                if self._failure is not None:
-                    raise self._failure
+            if self._ended > asked_at and self._failure is not None:
+                raise self._failure
+            if self._answered > asked_at:
                 return
             if self._listed:
                 await asyncio.sleep(max(0.0, self._listed + _AGE - time.monotonic()))
@@ -151,7 +152,7 @@ class Collection(Generic[_Kept]):
         finally:
             self._ended = time.monotonic()
         before, self.items = self.items, found
-        self._listed = began
+        self._listed, self._answered = began, time.monotonic()
         self._generation += 1  # what an open watch still says is older than this
         for name in before.keys() | found.keys():
             if before.get(name) != found.get(name):
