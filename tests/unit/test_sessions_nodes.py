@@ -159,7 +159,7 @@ async def test_a_node_that_was_taken_for_dead_comes_back(tmp_path: Path) -> None
     async with node(url, "one") as one, node(url, "two") as two:
         async with live(one, "1") as session:
             await _until(lambda: two.get("1") is not None)
-            with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as raw:
                 raw.execute(
                     "UPDATE sessions SET state = 'terminated', ended_at = created_at, reason = 'its bastion stopped'"
                 )
