@@ -19,9 +19,10 @@ ip iproute2
 ps procps
 git git
 faketime faketime
+postgres postgresql
 '
 
-PATH="$PATH:/usr/sbin:/sbin"
+PATH="$PATH:/usr/sbin:/sbin:$(echo /usr/lib/postgresql/*/bin | tr ' ' ':')"
 here() {
     command -v "$1" >/dev/null 2>&1 || return 1
     [ "$1" != busybox ] || ! ldd "$(command -v busybox)" >/dev/null 2>&1 # a dynamic one cannot run alone in an image
