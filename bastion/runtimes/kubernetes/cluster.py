@@ -133,7 +133,7 @@ class Cluster:
                     )
                     return found
             except aiohttp.WSServerHandshakeError as error:
-                raise Answered(error.status) from error
+                raise Answered(error.status) from None  # it quotes the request's headers, the token's too
 
         async with self._asked(send) as (_, socket_):
             try:

@@ -21,6 +21,7 @@ from bastion.errors import RuntimeUnreachable
 _FILE_LIMIT: Final = 4 * 1024 * 1024
 _OUTPUT_LIMIT: Final = 1024 * 1024  # bytes of a credential plugin's output
 _PLUGIN_SECONDS: Final = 30.0
+_LAST_SECONDS: Final = 1.0  # for the output of a plugin that has ended, when something it left holds the pipe
 _TOKEN_FILE_SECONDS: Final = 120.0  # a token in a file is replaced at any time; it is read again a minute before this
 _SHOWN: Final = 20
 _PATHS: Final = {
@@ -37,7 +38,7 @@ class Login:
     `expires` is when to log in anew, in seconds since the epoch.
     """
 
-    cluster: Mapping[str, Any]
+    cluster: Mapping[str, Any] = field(repr=False)
     user: Mapping[str, Any] = field(repr=False)
     namespace: str | None
     expires: float = math.inf
@@ -184,20 +185,11 @@ async def _run_plugin(plugin: Mapping[str, Any], cluster: Mapping[str, Any]) -> 
         for entry in plugin.get("env") or []
         if isinstance(entry, dict) and "name" in entry
     }
-    process = None
     try:
         async with asyncio.timeout(_PLUGIN_SECONDS):
-            process = await asyncio.create_subprocess_exec(
-                command,
-                *map(str, arguments),
-                env={**os.environ, **variables, "KUBERNETES_EXEC_INFO": json.dumps(info)},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
+            status, out = await _output(
+                command, [*map(str, arguments)], {**variables, "KUBERNETES_EXEC_INFO": json.dumps(info)}
             )
-            out, err = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
-            status = await process.wait()
     except TimeoutError as error:
         raise RuntimeUnreachable(
             f"the kubeconfig's credential plugin {command} gave nothing in {_PLUGIN_SECONDS:.0f} s",
@@ -207,27 +199,56 @@ async def _run_plugin(plugin: Mapping[str, Any], cluster: Mapping[str, Any]) -> 
         raise RuntimeUnreachable(
             f"the kubeconfig's credential plugin {command} cannot be run",
             "install it where this user finds it, or name it by its whole path",
-            detail=str(error),
+            detail=type(error).__name__,
         ) from error
+    if status:
+        raise RuntimeUnreachable(
+            f"the kubeconfig's credential plugin {command} failed with exit status {status}",
+            "run it by hand; it may want somebody to log in again",
+        )
+    return out
+
+
+async def _output(command: str, arguments: list[str], variables: Mapping[str, str]) -> tuple[int, bytes]:
+    """Run a program in a process group of its own, which is killed if this is cancelled; return its status and output.
+
+    What it says on standard error may quote secrets, and is dropped. The pipe is ours, not the process's: asyncio would
+    wait for whoever else holds it.
+    """
+    loop = asyncio.get_running_loop()
+    kept, reader = bytearray(), asyncio.StreamReader()
+    read, write = os.pipe()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb", 0))
+    reading = asyncio.create_task(_keep(reader, kept), name="credential plugin")
+    process = None
+    try:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                command,
+                *arguments,
+                env={**os.environ, **variables},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            os.close(write)
+        status = await process.wait()
+        await asyncio.wait({reading}, timeout=_LAST_SECONDS)
+        return status, bytes(kept)
     finally:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    if status:
-        raise RuntimeUnreachable(
-            f"the kubeconfig's credential plugin {command} failed with exit status {status}",
-            "run it by hand; it may want somebody to log in again",
-            detail=ascii(err[-400:].decode(errors="replace").strip()),
-        )
-    return out
+        pipe.close()
+        reading.cancel()
 
 
-async def _bounded(stream: asyncio.StreamReader | None) -> bytes:
-    kept = bytearray()
-    while stream is not None and (data := await stream.read(65536)):
+async def _keep(stream: asyncio.StreamReader, kept: bytearray) -> None:
+    while data := await stream.read(65536):
         kept += data[: _OUTPUT_LIMIT - len(kept)]
-    return bytes(kept)
 
 
 def _given(output: bytes, plugin: Mapping[str, Any]) -> tuple[dict[str, Any], float]:

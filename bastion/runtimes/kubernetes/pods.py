@@ -147,6 +147,7 @@ def _is_unheard(conditions: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def _containers(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[Container]:
     """Give the containers, then native sidecars, then ephemeral ones; init containers that end are none."""
+    sources = _sources(spec)
     for part, statuses in (
         ("containers", "containerStatuses"),
         ("initContainers", "initContainerStatuses"),
@@ -158,7 +159,7 @@ def _containers(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
                 continue
             if _is_name(container.get("name")):
                 told = _dict(known.get(str(container["name"])))
-                yield _container(container, told, hazards(spec, container), is_regular=part == "containers")
+                yield _container(container, told, hazards(spec, container, sources), is_regular=part == "containers")
 
 
 def _container(
@@ -190,20 +191,32 @@ def _ended(terminated: Mapping[str, Any]) -> str:
     return f"ended (exit status {status if isinstance(status, int) else 'unknown'})"
 
 
-def hazards(spec: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say why entering a container of the pod with this spec would be entering its node."""
+def _sources(spec: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Return the host paths of a pod's volumes by name; None when there are too many to be looked at."""
+    volumes = spec.get("volumes")
+    if isinstance(volumes, list) and len(volumes) > _LIST_LIMIT:
+        return None
+    paths = {str(volume.get("name")): _dict(volume.get("hostPath")).get("path") for volume in _dicts(volumes)}
+    return {name: source for name, source in paths.items() if isinstance(source, str)}
+
+
+def hazards(
+    spec: Mapping[str, Any], container: Mapping[str, Any], sources: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    """Say why entering a container of the pod with this spec would be entering its node, or cannot be known not to."""
     found = []
     if _dict(container.get("securityContext")).get("privileged"):
         found.append("is privileged")
     if spec.get("hostPID"):
         found.append("shares the host's pid namespace")
-    sources = {
-        str(volume.get("name")): _dict(volume.get("hostPath")).get("path") for volume in _dicts(spec.get("volumes"))
-    }
-    for mount in _dicts(container.get("volumeMounts")):
+    mounts = container.get("volumeMounts")
+    if sources is None or (isinstance(mounts, list) and len(mounts) > _LIST_LIMIT):
+        found.append(f"has more than {_LIST_LIMIT} mounts, too many to be looked at")
+        return tuple(found)
+    for mount in _dicts(mounts):
         source = sources.get(str(mount.get("name")))
         below = mount.get("subPath")
-        if isinstance(source, str) and opens_engine(source, below if isinstance(below, str) else ""):
+        if source is not None and opens_engine(source, below if isinstance(below, str) else ""):
             found.append("mounts a socket of its node's container engine")
             break
     return tuple(found)

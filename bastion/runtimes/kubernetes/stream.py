@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,8 @@ _RESIZE: Final = b"\x04"
 _STDIN: Final = b"\x00"
 _CLOSE_STDIN: Final = b"\xff\x00"
 _CLOSED: Final = 255
+_CODE: Final = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
+_MOST: Final = 255  # an exit status is one byte
 _STATUS_LIMIT: Final = 64 * 1024
 _PIECE: Final = 32 * 1024  # bytes of input in one frame
 _LAST: Final = 5.0  # seconds for the close behind the status
@@ -64,18 +67,20 @@ def status_of(frame: bytes | None) -> Status:
         raise StreamBroken("a status that is no JSON") from error
     if not isinstance(told, dict) or told.get("status") not in ("Success", "Failure"):
         raise StreamBroken("a status that says neither success nor failure")
-    if told["status"] == "Success":
-        return Status(0, "")
     details = told.get("details")
     causes = details.get("causes") if isinstance(details, dict) else None
     for cause in causes if isinstance(causes, list) else []:
         if isinstance(cause, dict) and cause.get("reason") == "ExitCode":
+            if told["status"] == "Success":
+                raise StreamBroken("a success with the exit status of a failure")
             return Status(_code(cause.get("message")), "")
+    if told["status"] == "Success":
+        return Status(0, "")
     return Status(None, ascii(str(told.get("message", ""))[:_MESSAGE_LIMIT])[1:-1])
 
 
 def _code(text: Any) -> int:
-    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 3 and 0 < int(text) <= 255:  # noqa: PLR2004 - one byte
+    if isinstance(text, str) and _CODE.fullmatch(text) and int(text) <= _MOST:
         return int(text)
     raise StreamBroken(f"an exit status that is none: {ascii(text)[:40]}")
 

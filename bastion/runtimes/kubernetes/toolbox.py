@@ -54,7 +54,7 @@ class Toolbox:
                     if _state(pod, name).get("terminated"):
                         raise self._failed(place, f"it ended at once: {_state(pod, name)['terminated']}")
                     await asyncio.sleep(_POLL)
-                return Beside(name, is_first=(pod.get("spec") or {}).get("shareProcessNamespace") is not True)
+                return Beside(name, is_first=_dict(pod.get("spec")).get("shareProcessNamespace") is not True)
         except TimeoutError as error:
             raise self._failed(place, f"it did not start in {_SECONDS:.0f} s") from error
 
@@ -89,15 +89,14 @@ class Toolbox:
         return True
 
     def _container(self, place: Place, pod: Mapping[str, Any], name: str) -> dict[str, Any]:
-        spec = pod.get("spec")
-        spec = spec if isinstance(spec, dict) else {}
-        entries: list[Any] = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-        target: dict[str, Any] = next((entry for entry in entries if entry.get("name") == place.container), {})
-        own = target.get("securityContext") or {}
+        spec = _dict(pod.get("spec"))
+        entries = [*_dicts(spec.get("containers")), *_dicts(spec.get("initContainers"))]
+        target = next((entry for entry in entries if entry.get("name") == place.container), {})
+        own = _dict(target.get("securityContext"))
         context: dict[str, Any] = {key: own[key] for key in _KEPT if key in own}
         context["allowPrivilegeEscalation"] = False
-        if isinstance(own.get("capabilities"), dict) and own["capabilities"].get("drop"):
-            context["capabilities"] = {"drop": own["capabilities"]["drop"]}
+        if dropped := _dict(own.get("capabilities")).get("drop"):
+            context["capabilities"] = {"drop": dropped}
         return {
             "name": name,
             "image": self._image,
@@ -141,16 +140,20 @@ class Toolbox:
         )
 
 
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 def _ephemeral(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
-    spec = pod.get("spec")
-    found = spec.get("ephemeralContainers") if isinstance(spec, dict) else None
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return _dicts(_dict(pod.get("spec")).get("ephemeralContainers"))
 
 
 def _state(pod: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    status = pod.get("status")
-    entries = status.get("ephemeralContainerStatuses") if isinstance(status, dict) else None
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get("state"), dict):
-            return dict(entry["state"])
+    for entry in _dicts(_dict(pod.get("status")).get("ephemeralContainerStatuses")):
+        if entry.get("name") == name:
+            return _dict(entry.get("state"))
     return {}
