@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from bastion.errors import SessionEnded
-from bastion.sessions import LiveSession
+from bastion.sessions.live import LiveSession
 
 _WARNING: Final = 60.0  # seconds before the end; half of a shorter time
 
