@@ -5,11 +5,11 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h11
 import structlog
@@ -36,25 +36,33 @@ class _Protocol(H11Protocol):
     """One connection: one of not too many, whose headers come in time, and of whom it is known who they are."""
 
     _header: asyncio.TimerHandle | None = None
+    _made = False
+    _early = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Note who it is, or turn the connection away."""
         super().connection_made(transport)
+        self._made = True
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
             return
         self.app_state = {**self.app_state, "peer": _peer(transport), "abort": transport.abort}
-        self._watch_header()
+        self.data_received(self._early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         if self._header is not None:
             self._header.cancel()
-        super().connection_lost(exc)
+        if self._made:  # else it went between the handshake and `connection_made`
+            super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Hand it on, and see whether the headers of a request are complete."""
-        super().data_received(data)
+        if not self._made:
+            self._early += data
+            return
+        if data:
+            super().data_received(data)
         self._watch_header()
 
     def _watch_header(self) -> None:
@@ -74,22 +82,64 @@ def _peer(transport: asyncio.Transport) -> Peer:
     return Peer(str(transport.get_extra_info("peername", ("unknown",))[0]))
 
 
+class _Gate(asyncio.Protocol):
+    """A connection whose TLS handshake is not over: one of not too many, since each is a descriptor."""
+
+    def __init__(self, tls: ssl.SSLContext, waiting: "set[_Gate]", make: Callable[[], _Protocol]) -> None:
+        self._tls = tls
+        self._waiting = waiting
+        self._make = make
+        self._shaking: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake, or turn the connection away."""
+        if not isinstance(transport, asyncio.Transport):
+            return
+        if len(self._waiting) >= MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._waiting.add(self)
+        self._shaking = asyncio.create_task(self._shake(transport), name="api handshake")
+        self._shaking.add_done_callback(lambda _: self._waiting.discard(self))
+
+    def cancel(self) -> None:
+        """Leave it."""
+        if self._shaking is not None:
+            self._shaking.cancel()
+
+    async def _shake(self, transport: asyncio.Transport) -> None:
+        protocol = self._make()
+        try:
+            secret = await asyncio.get_running_loop().start_tls(
+                transport, protocol, self._tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except OSError:  # what a stranger sends is nothing to speak of
+            return
+        if secret is not None and not secret.is_closing():
+            protocol.connection_made(secret)
+
+
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self.up = asyncio.Event()
+        self._tls = tls
+        self._waiting: set[_Gate] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer on these sockets, and say so."""
-        protocol: Any = partial(_Protocol, self.config, self.server_state, {})
-        for one in sockets or []:
-            seconds = HANDSHAKE_SECONDS if self.config.ssl else None
-            server = await asyncio.get_running_loop().create_server(
-                protocol, sock=one, ssl=self.config.ssl, backlog=64, ssl_handshake_timeout=seconds
-            )
-            self.servers = [*getattr(self, "servers", []), server]
+        make: Callable[[], _Protocol] = partial(_Protocol, self.config, self.server_state, {})
+        factory = make if self._tls is None else partial(_Gate, self._tls, self._waiting, make)
+        loop = asyncio.get_running_loop()
+        self.servers = [await loop.create_server(factory, sock=one, backlog=64) for one in sockets or []]
         self.started = True
         self.up.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave those whose handshake is not over, and let the others finish."""
+        for gate in list(self._waiting):
+            gate.cancel()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -134,9 +184,8 @@ async def _serve(api: FastAPI, listening: socket.socket, tls: ssl.SSLContext | N
         h11_max_incomplete_event_size=_HEADER_BYTES,
         server_header=False,
         proxy_headers=False,
-        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
-    server = _Server(config)
+    server = _Server(config, tls)
     serving = asyncio.create_task(server.serve([listening]), name="api")
     starting = asyncio.create_task(server.up.wait(), name="api starting")
     try:

@@ -87,6 +87,26 @@ async def test_tls_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                     await asyncio.sleep(0.05)
 
 
+async def test_handshakes_that_do_not_come_are_limited_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many connections may wait for their handshake, and not long; then there is room again."""
+    monkeypatch.setattr(bastion.api.server, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(bastion.api.server, "HANDSHAKE_SECONDS", 3)
+    pem, key = certificate(tmp_path)
+    async with running(tmp_path, SshSettings(listen=("127.0.0.1:0",))) as inner:
+        made = ApiHouse(inner, tmp_path)
+        settings = ApiSettings(listen=("127.0.0.1:0",), certificate=pem, private_key=key)
+        async with serve_api(made.api, settings) as addresses:
+            silent = [await asyncio.open_connection(*addresses[0]) for _ in range(4)]
+            with pytest.raises(OSError):  # noqa: PT011 - however the system says it
+                await shown(addresses[0])
+            for reader, writer in silent:
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+                writer.close()
+            assert await shown(addresses[0]) == pem.read_text()
+
+
 async def test_plain_text_to_a_tls_port_gets_nothing(tmp_path: Path) -> None:
     """A request without TLS is not answered."""
     pem, key = certificate(tmp_path)
