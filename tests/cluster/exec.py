@@ -117,7 +117,8 @@ class Exec:
     async def _cut(self) -> None:
         """Reset the TCP connection, once what was sent has left."""
         transport = self._request.transport
-        assert transport is not None
+        if transport is None:
+            raise _Gone
         while transport.get_write_buffer_size():
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)

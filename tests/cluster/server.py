@@ -114,6 +114,10 @@ class Server:
             return await self._dispatch(request, user, switches)
         except Refused as refused:
             return answer(refused.status(), refused.code)
+        except ConnectionError:
+            if request.transport is not None and not request.transport.is_closing():
+                raise
+            return web.Response()  # to a client that has gone
 
     def _switches_for(self, request: web.Request) -> Switches:
         return Switches() if request.headers.get("User-Agent") == HARNESS else self._node.switches
@@ -195,10 +199,10 @@ class Server:
         if not protocol:
             ws.headers["Sec-WebSocket-Protocol"] = ""
         await ws.prepare(request)
-        assert request.transport is not None
-        self._plain.discard(request.transport)
-        with contextlib.suppress(AttributeError):
-            request.transport.set_write_buffer_limits(64 * 1024)
+        if request.transport is not None:  # else the client has gone already
+            self._plain.discard(request.transport)
+            with contextlib.suppress(AttributeError):
+                request.transport.set_write_buffer_limits(64 * 1024)
         return ws
 
 
