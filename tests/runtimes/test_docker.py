@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,7 +101,7 @@ async def test_hazards(engine: Engine, arguments: tuple[str, ...], hazard: str) 
     [
         (("stop", "-t", "0"), "stopped"),
         (("kill",), "stopped"),
-        (("rm", "-f"), "removed"),
+        (("rm", "-f"), "removed|stopped"),  # a slow engine stops it well before it is gone
         (("restart", "-t", "0"), "stopped"),
         (("pause",), "is paused"),
     ],
@@ -130,7 +131,7 @@ async def test_container_ends(
     with pytest.raises(ContainerEnded) as ended:
         await session()
     assert container in ended.value.public
-    assert words in ended.value.public
+    assert re.search(words, ended.value.public)
     assert ended.value.hint
 
 
