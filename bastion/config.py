@@ -385,7 +385,7 @@ def load(path: Path | None) -> Settings:
     if path is not None:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # tomllib lets the last two of hostile files through
             raise ConfigurationError(
                 f"{path}: {error}", "docs/configuration.md has an example of every section"
             ) from error

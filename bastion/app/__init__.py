@@ -87,8 +87,9 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, stop.set if reload is None else reload.ask)
     node = socket.gethostname()
     keyring = Keyring(settings.keys.home)
     keyring.load()
@@ -131,7 +132,6 @@ async def serve(
         await running.enter_async_context(_background(server.watch_keys(), stop))
         await running.enter_async_context(_background(gateway.watch_grants(), stop))
         if reload is not None and isinstance(adapters, Adapters):
-            loop.add_signal_handler(signal.SIGHUP, reload.ask)
             apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring)
             await running.enter_async_context(_background(reload.watch(settings, apply), stop))
         log.info("serving", addresses=_texts(addresses), api=_texts(api_addresses), node=node)
@@ -150,8 +150,9 @@ def _texts(addresses: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def _apply(settings: Settings, *, gateway: Gateway, adapters: Adapters, keyring: Keyring) -> None:
+    fresh = rules(settings, adapters, keyring)
     adapters.apply(settings)
-    gateway.replace_rules(rules(settings, adapters, keyring))
+    gateway.replace_rules(fresh)
 
 
 async def _close(adapters: Mapping[str, Runtime]) -> None:

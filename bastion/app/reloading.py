@@ -11,18 +11,22 @@ import structlog
 from bastion.config import Settings, load
 from bastion.errors import ConfigurationError
 
-CHECK_SECONDS: Final = 2.0
+CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # but [sessions] database; [ssh] notice too
 
 log = structlog.get_logger(__name__)
 
 
 class Reload:
-    """Watches one configuration file; `ask` reads it at once."""
+    """Watches one configuration file from when this is made, which is before it is first read; `ask` reads it at once.
+
+    A file that still changes is being written: it is read when it has been the same for a second.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._asked = asyncio.Event()
+        self._seen = self._stamp()
 
     def ask(self) -> None:
         """Read the file again now, whether it has changed or not."""
@@ -30,18 +34,22 @@ class Reload:
 
     async def watch(self, settings: Settings, apply: Callable[[Settings], None]) -> None:
         """For ever: give the settings to `apply` when they have changed, and say what waits for the next start."""
-        seen = self._stamp()
+        before = self._seen
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._asked.wait()
             stamp = self._stamp()
-            if stamp == seen and not self._asked.is_set():
+            settled, before = stamp == before, stamp
+            asked = self._asked.is_set()
+            if not asked and (stamp == self._seen or not settled):
                 continue
             self._asked.clear()
-            seen = stamp
+            self._seen = stamp
             try:
-                fresh = await asyncio.to_thread(load, self._path)
+                fresh = await asyncio.to_thread(self._read)
+                if not asked and self._stamp() != stamp:
+                    continue  # what was read may be half of it; a later look sees the rest
                 if fresh != settings:
                     apply(fresh)
             except ConfigurationError as error:
@@ -50,6 +58,17 @@ class Reload:
             waiting = _waiting(settings, fresh)
             log.info("configuration read again", changed=fresh != settings, at_the_next_start=waiting)
             settings = fresh
+
+    def _read(self) -> Settings:
+        settings = load(self._path)
+        if self._is_blank():  # it would take every grant away, and is what a full disk leaves
+            raise ConfigurationError(f"{self._path}: nothing is in it", "restart the bastion if that is meant")
+        return settings
+
+    def _is_blank(self) -> bool:
+        with contextlib.suppress(OSError):
+            return not self._path.read_bytes().strip()
+        return True
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:

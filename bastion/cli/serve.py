@@ -9,6 +9,7 @@ def serve(*, config: ConfigOption = None) -> None:
     SIGHUP, and a change of the file, read the configuration again: grants, groups, stacks and sessions count at once.
     """
     import asyncio
+    import signal
 
     from bastion import log
     from bastion.app import Reload
@@ -16,6 +17,9 @@ def serve(*, config: ConfigOption = None) -> None:
     from bastion.config import load, locate
 
     path = locate(config)
+    reload = Reload(path.absolute()) if path else None
+    if reload is not None:  # until the loop has its own handler: what is asked for now is done when it serves
+        signal.signal(signal.SIGHUP, lambda *_: reload.ask())
     settings = load(path)
     log.configure(settings.log.format, settings.log.level)
-    asyncio.run(run(settings, reload=Reload(path.absolute()) if path else None))
+    asyncio.run(run(settings, reload=reload))
