@@ -62,7 +62,7 @@ class Failures:
 
     def count(self, address: str) -> int:
         """Count one more and return how many it were in this window."""
-        key, present = _network(address), self._clock()
+        key, present = network(address), self._clock()
         began, number = self._windows.pop(key, (present, 0))
         if present - began >= WINDOW_SECONDS:
             began, number = present, 0
@@ -165,7 +165,8 @@ async def _caller(request: Request) -> Caller:
 Calling = Annotated[Caller, Depends(_caller)]
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
+    """Return what an address counts as: one of IPv4 itself, of IPv6 its /64, which one client may own."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

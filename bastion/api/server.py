@@ -4,119 +4,25 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import h11
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bastion.api.callers import Peer
+from bastion.api.connections import Gate, Protocol
 from bastion.api.listening import tcp_listener, unix_listener
 from bastion.config import ApiSettings
 from bastion.errors import BastionError, ConfigurationError
 
-MOST_CONNECTIONS: Final = 128  # of one listener
-HEADER_SECONDS: Final = 10.0
-HANDSHAKE_SECONDS: Final = 10.0
 CERTIFICATE_CHECK_SECONDS: Final = 5.0
 _HEADER_BYTES: Final = 16 * 1024
-_UCRED: Final = struct.Struct("3i")  # process, user and group id: unix(7), SO_PEERCRED
 
 log = structlog.get_logger(__name__)
-
-
-class _Protocol(H11Protocol):
-    """One connection: one of not too many, whose headers come in time, and of whom it is known who they are."""
-
-    _header: asyncio.TimerHandle | None = None
-    _made = False
-    _early = b""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Note who it is, or turn the connection away."""
-        super().connection_made(transport)
-        self._made = True
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-            return
-        self.app_state = {**self.app_state, "peer": _peer(transport), "abort": transport.abort}
-        self.data_received(self._early)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        if self._header is not None:
-            self._header.cancel()
-        if self._made:  # else it went between the handshake and `connection_made`
-            super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand it on, and see whether the headers of a request are complete."""
-        if not self._made:
-            self._early += data
-            return
-        if data:
-            super().data_received(data)
-        self._watch_header()
-
-    def _watch_header(self) -> None:
-        waiting = self.conn.their_state is h11.IDLE
-        if waiting and self._header is None:
-            self._header = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
-        elif not waiting and self._header is not None:
-            self._header.cancel()
-            self._header = None
-
-
-def _peer(transport: asyncio.Transport) -> Peer:
-    connection = transport.get_extra_info("socket")
-    if connection.family == socket.AF_UNIX:
-        _, user_id, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return Peer("unix", user_id)
-    return Peer(str(transport.get_extra_info("peername", ("unknown",))[0]))
-
-
-class _Gate(asyncio.Protocol):
-    """A connection whose TLS handshake is not over: one of not too many, since each is a descriptor."""
-
-    def __init__(self, tls: ssl.SSLContext, waiting: "set[_Gate]", make: Callable[[], _Protocol]) -> None:
-        self._tls = tls
-        self._waiting = waiting
-        self._make = make
-        self._shaking: asyncio.Task[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the handshake, or turn the connection away."""
-        if not isinstance(transport, asyncio.Transport):
-            return
-        if len(self._waiting) >= MOST_CONNECTIONS:
-            transport.abort()
-            return
-        self._waiting.add(self)
-        self._shaking = asyncio.create_task(self._shake(transport), name="api handshake")
-        self._shaking.add_done_callback(lambda _: self._waiting.discard(self))
-
-    def cancel(self) -> None:
-        """Leave it."""
-        if self._shaking is not None:
-            self._shaking.cancel()
-
-    async def _shake(self, transport: asyncio.Transport) -> None:
-        protocol = self._make()
-        try:
-            secret = await asyncio.get_running_loop().start_tls(
-                transport, protocol, self._tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
-            )
-        except OSError:  # what a stranger sends is nothing to speak of
-            return
-        if secret is not None and not secret.is_closing():
-            protocol.connection_made(secret)
 
 
 class _Server(uvicorn.Server):
@@ -124,12 +30,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.up = asyncio.Event()
         self._tls = tls
-        self._waiting: set[_Gate] = set()
+        self._waiting: set[Gate] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer on these sockets, and say so."""
-        make: Callable[[], _Protocol] = partial(_Protocol, self.config, self.server_state, {})
-        factory = make if self._tls is None else partial(_Gate, self._tls, self._waiting, make)
+        make: Callable[[], Protocol] = partial(Protocol, self.config, self.server_state, {})
+        factory = make if self._tls is None else partial(Gate, self._tls, self._waiting, make)
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(factory, sock=one, backlog=64) for one in sockets or []]
         self.started = True
@@ -173,7 +79,7 @@ async def serve_api(api: FastAPI, settings: ApiSettings) -> AsyncIterator[list[t
 async def _serve(api: FastAPI, listening: socket.socket, tls: ssl.SSLContext | None) -> AsyncIterator[None]:
     config = uvicorn.Config(
         api,
-        http=_Protocol,
+        http=Protocol,
         log_config=None,
         log_level="critical",  # what goes wrong is in our own log already
         access_log=False,

@@ -1,6 +1,7 @@
 """The API's listeners: TLS, limits before and in a request, and what they refuse to start with."""
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -9,10 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+import bastion.api.connections
 import bastion.api.limits
 import bastion.api.server
+from bastion.api.connections import MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS
 from bastion.api.limits import MOST_BYTES
-from bastion.api.server import MOST_CONNECTIONS, serve_api
+from bastion.api.server import serve_api
 from bastion.config import ApiSettings, SshSettings
 from bastion.errors import ConfigurationError
 from tests.unit.api_house import ApiHouse, serving
@@ -91,8 +94,8 @@ async def test_handshakes_that_do_not_come_are_limited_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many connections may wait for their handshake, and not long; then there is room again."""
-    monkeypatch.setattr(bastion.api.server, "MOST_CONNECTIONS", 4)
-    monkeypatch.setattr(bastion.api.server, "HANDSHAKE_SECONDS", 3)
+    monkeypatch.setattr(bastion.api.connections, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(bastion.api.connections, "HANDSHAKE_SECONDS", 3)
     pem, key = certificate(tmp_path)
     async with running(tmp_path, SshSettings(listen=("127.0.0.1:0",))) as inner:
         made = ApiHouse(inner, tmp_path)
@@ -178,7 +181,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(house: ApiHouse, monk
 
 async def test_headers_that_trickle_are_cut(house: ApiHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose request line never ends is closed, on the first request and on a later one."""
-    monkeypatch.setattr(bastion.api.server, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(bastion.api.connections, "HEADER_SECONDS", 0.3)
     for first in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"):
         reader, writer = await asyncio.open_unix_connection(str(house.socket))
         writer.write(first)
@@ -205,14 +208,67 @@ async def test_long_headers_are_refused(house: ApiHouse) -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_connections_are_limited_on_each_listener(house: ApiHouse) -> None:
-    """What comes after so many is closed at once; the unix socket is served all the same, and the port again later."""
-    held = [await asyncio.open_connection(*house.address) for _ in range(MOST_CONNECTIONS)]
-    reader, writer = await asyncio.open_connection(*house.address)
+async def refused(house: ApiHouse, source: str) -> None:
+    """Expect that a connection from this address is closed without an answer."""
+    reader, writer = await asyncio.open_connection(*house.address, local_addr=(source, 0))
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
         await asyncio.wait_for(reader.readexactly(1), 20)
     writer.close()
+
+
+async def test_connections_are_limited_for_each_address(house: ApiHouse) -> None:
+    """One address cannot hold all that a listener has: others are served meanwhile, and the unix socket."""
+    held = [await asyncio.open_connection(*house.address) for _ in range(MOST_OF_ONE_ADDRESS)]
+    await refused(house, "127.0.0.1")
+    reader, writer = await asyncio.open_connection(*house.address, local_addr=("127.0.0.2", 0))
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 401")
+    for _, other in [*held, (reader, writer)]:
+        other.close()
+
+
+async def test_a_body_that_nobody_reads_does_not_keep_a_connection(
+    house: ApiHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is refused before the body and goes on to send it, a byte at a time, is cut."""
+    monkeypatch.setattr(bastion.api.connections, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(bastion.api.connections, "BODY_SECONDS", 0.3)
+    reader, writer = await asyncio.open_connection(*house.address)
+    writer.write(b"POST /api/keys HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 401")
+    ended = asyncio.create_task(reader.read())
+    async with asyncio.timeout(20):
+        while not ended.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+    with contextlib.suppress(ConnectionResetError):
+        await ended
+    writer.close()
+
+
+async def test_answers_that_nobody_takes_do_not_keep_a_connection(
+    house: ApiHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks and asks and never reads is cut, and there is room for others."""
+    monkeypatch.setattr(bastion.api.connections, "STALLED_SECONDS", 0.3)
+    reader, writer = await asyncio.open_connection(*house.address, limit=1024)
+    async with asyncio.timeout(60):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while not writer.is_closing():
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+                await writer.drain()
+                await asyncio.sleep(0)
+    assert writer.is_closing() or reader.at_eof()
+
+
+async def test_connections_are_limited_on_each_listener(house: ApiHouse) -> None:
+    """What comes after so many is closed at once; the unix socket is served all the same, and the port again later."""
+    held = [
+        await asyncio.open_connection(*house.address, local_addr=(f"127.0.0.{2 + number // MOST_OF_ONE_ADDRESS}", 0))
+        for number in range(MOST_CONNECTIONS)
+    ]
+    await refused(house, "127.0.0.1")
     async with house.admin() as http:
         assert (await http.get("/healthz")).status_code == 200
     for _, other in held:
