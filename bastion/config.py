@@ -118,6 +118,8 @@ class KeysSettings(_Section):
     """The key home: host/, users/, auditors/, revoked and signing/ lie in it."""
 
     home: Path = Path("keys")
+    store: Literal["files", "database"] = Field(default="files", description="of users' keys and of what is revoked")
+    grace: Seconds = Field(default=60, le=60, description="how long the last keys count without the database")
 
 
 class SessionsSettings(_Section):

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 from bastion.api.callers import Calling, needs
 from bastion.api.problems import ForbiddenError, InvalidError
 from bastion.api.services import NAME_PATTERN, Parts
-from bastion.keyring import Keyring
 
 _USER = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _LONGEST_DAYS = 3650
@@ -94,8 +93,7 @@ async def issue_key(parts: Parts, caller: Calling, order: KeyOrder, response: Re
 
 async def list_keys(parts: Parts, caller: Calling, user: Annotated[str | None, Query(pattern=_USER)] = None) -> KeyList:
     """List the keys that the caller may see."""
-    # A keyring of its own: what the server's has read decides when connections are ended.
-    keys = await asyncio.to_thread(Keyring(parts.keyring.home).list)
+    keys = await asyncio.to_thread(parts.keyring.list)
     return KeyList(
         keys=[
             Key.model_validate(key, from_attributes=True)

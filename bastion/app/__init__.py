@@ -21,7 +21,7 @@ from bastion.app.reloading import Reload
 from bastion.config import Settings
 from bastion.errors import SessionEnded
 from bastion.gateway import Gateway, Rules
-from bastion.keyring import Keyring
+from bastion.keyring import Keyring, open_keyring
 from bastion.metrics import Metrics
 from bastion.policy import Policy
 from bastion.runtimes import Runtime
@@ -91,8 +91,8 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, stop.set if reload is None else reload.ask)
     node = socket.gethostname()
-    keyring = Keyring(settings.keys.home)
-    keyring.load()
+    keyring = open_keyring(settings)
+    await asyncio.to_thread(keyring.load)
     for problem in keyring.problems:
         log.warning("key home", problem=problem)
     adapters = runtimes if runtimes is not None else build_runtimes(settings)
@@ -108,6 +108,7 @@ async def serve(
     )
     server = SshServer(settings.ssh, keyring, gateway, metrics)
     async with AsyncExitStack() as running:
+        running.push_async_callback(asyncio.to_thread, keyring.close)
         running.push_async_callback(_close, adapters)
         await sessions.start()
         running.push_async_callback(sessions.close)

@@ -12,7 +12,7 @@ import typer
 
 from bastion.cli.options import ConfigOption, JsonOption
 from bastion.cli.output import show_error, write_json, write_table
-from bastion.errors import BastionError, ConfigurationError
+from bastion.errors import BastionError, ConfigurationError, DatabaseFailed
 
 if TYPE_CHECKING:
     from bastion.config import ApiSettings, Settings
@@ -65,7 +65,7 @@ def check(
 
 def _findings(config: Path | None) -> Iterator[Finding]:
     from bastion.config import load, locate
-    from bastion.keyring import Keyring
+    from bastion.keyring import open_keyring
 
     try:
         path = locate(config)
@@ -76,8 +76,11 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield Finding("configuration", right=True, words=str(path or "the defaults: there is no file"))
     yield from _look_at_grants(settings)
     yield from _look_at_addresses(settings)
-    keyring = Keyring(settings.keys.home)
-    yield from _look_at_keys(keyring)
+    keyring = open_keyring(settings)
+    try:
+        yield from _look_at_keys(keyring)
+    finally:
+        keyring.close()
     yield from _look_at_recipients(settings, keyring)
     yield from _look_at_transcripts(settings.audit.directory)
     yield from _look_at_database(settings.database)
@@ -117,7 +120,12 @@ def _look_at_keys(keyring: "Keyring") -> Iterator[Finding]:
     if faults := keyring.faults():
         yield from (_wrong("key home", fault) for fault in faults)
         return
-    users = [key.user for key in keyring.list() if key.state == "good"]
+    keyring.refresh()
+    try:
+        users = [key.user for key in keyring.list() if key.state == "good"]
+    except DatabaseFailed as error:
+        yield _wrong("keys", error)
+        return
     yield Finding("key home", right=True, words=f"{keyring.home}: {len(users)} keys of {len(set(users))} users")
     for problem in keyring.problems:
         yield Finding("key home", right=False, words=problem, hint="mend or remove that line: it lets nobody in")

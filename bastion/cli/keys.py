@@ -1,9 +1,9 @@
-"""`bastion keys …`: make the key home; issue, add, list and revoke keys; each change stands in the ledger."""
+"""`bastion keys …`: make the key home; issue, add, list, revoke and copy keys; each change stands in the ledger."""
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -37,11 +37,12 @@ def init(
     config: ConfigOption = None,
 ) -> None:
     """Make the key home with a host key and the audit signing key; what is there stays as it is."""
-    keyring, _ = _open(config, must_be_whole=False)
-    keyring.init(authority=authority)
-    say(f"key home {keyring.home} is ready")
-    if not keyring.auditor_recipients():
-        say(f"put an auditor's age1… or ssh-ed25519 line into {keyring.home / 'auditors'}; without one nothing starts")
+    with _open(config, must_be_whole=False) as (keyring, _):
+        keyring.init(authority=authority)
+        say(f"key home {keyring.home} is ready")
+        if not keyring.auditor_recipients():
+            folder = keyring.home / "auditors"
+            say(f"put an auditor's age1… or ssh-ed25519 line into {folder}; without one nothing starts")
 
 
 @app.command("issue")
@@ -77,22 +78,22 @@ def issue(
         raise typer.BadParameter(
             "is needed with --certificate, which makes FILE and FILE-cert.pub", param_hint="--output"
         )
-    keyring, settings = _open(config)
-    _authorize(keyring, settings, user, stack, service)
-    networks = sources.split(",") if sources is not None else []
-    bounds: _Bounds = {"stack": stack, "service": service, "expires": lifetime, "sources": networks}
-    if certificate and output is not None:
-        _certify(keyring, settings, user, bounds, authority=authority, output=output)
-        return
-    with _destination(output) as file:
-        issued = keyring.issue(user, **bounds)
-        try:
-            write_ledger(settings, keyring, "key issued", **_facts(user, issued, bounds))
-        except BaseException:
-            keyring.revoke(issued.fingerprint)  # a key that stands in no ledger opens nothing
-            raise
-        file.write(issued.private_text.encode())
-    say(f"{issued.fingerprint} is {user}'s; nobody can give this private half a second time")
+    with _open(config) as (keyring, settings):
+        _authorize(keyring, settings, user, stack, service)
+        networks = sources.split(",") if sources is not None else []
+        bounds: _Bounds = {"stack": stack, "service": service, "expires": lifetime, "sources": networks}
+        if certificate and output is not None:
+            _certify(keyring, settings, user, bounds, authority=authority, output=output)
+            return
+        with _destination(output) as file:
+            issued = keyring.issue(user, **bounds)
+            try:
+                write_ledger(settings, keyring, "key issued", **_facts(user, issued, bounds))
+            except BaseException:
+                keyring.revoke(issued.fingerprint)  # a key that stands in no ledger opens nothing
+                raise
+            file.write(issued.private_text.encode())
+        say(f"{issued.fingerprint} is {user}'s; nobody can give this private half a second time")
 
 
 @app.command("add")
@@ -107,28 +108,28 @@ def add(
 ) -> None:
     """Add a key that a user already has."""
     line = _read_line(public_key)
-    keyring, settings = _open(config)
-    fingerprint = keyring.add(user, line)
-    try:
-        write_ledger(settings, keyring, "key added", user=user, key_fingerprint=fingerprint)
-    except BaseException:
-        keyring.revoke(fingerprint)
-        raise
-    say(f"{fingerprint} is {user}'s")
+    with _open(config) as (keyring, settings):
+        fingerprint = keyring.add(user, line)
+        try:
+            write_ledger(settings, keyring, "key added", user=user, key_fingerprint=fingerprint)
+        except BaseException:
+            keyring.revoke(fingerprint)
+            raise
+        say(f"{fingerprint} is {user}'s")
 
 
 @app.command("list")
 def list_keys(*, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List every key; lines that are not accepted are named on standard error."""
-    keyring, _ = _open(config)
-    keys = keyring.list()
-    if as_json:
-        write_json({"keys": [asdict(key) for key in keys]})
-    else:
-        rows = [(k.user, k.fingerprint, k.stack, k.service, k.expires, k.state, k.comment) for k in keys]
-        write_table(("USER", "FINGERPRINT", "STACK", "SERVICE", "EXPIRES", "STATE", "COMMENT"), rows)
-    for problem in keyring.problems:
-        show_error(problem)
+    with _open(config) as (keyring, _):
+        keys = keyring.list()
+        if as_json:
+            write_json({"keys": [asdict(key) for key in keys]})
+        else:
+            rows = [(k.user, k.fingerprint, k.stack, k.service, k.expires, k.state, k.comment) for k in keys]
+            write_table(("USER", "FINGERPRINT", "STACK", "SERVICE", "EXPIRES", "STATE", "COMMENT"), rows)
+        for problem in keyring.problems:
+            show_error(problem)
 
 
 @app.command("revoke")
@@ -155,19 +156,54 @@ def revoke(
         raise typer.BadParameter("name one of them", param_hint="USER, SHA256:…, --id or --serial")
     if (serial is None) != (authority is None):
         raise typer.BadParameter("go together", param_hint="--serial and --ca")
-    keyring, settings = _open(config)
-    if key_id is not None:
-        keyring.revoke_id(key_id)
-        say(f"certificates of the key id {key_id} are revoked")
-        write_ledger(settings, keyring, "certificate revoked", key_id=key_id)
-    elif serial is not None and authority is not None:
-        keyring.revoke_serial(serial, authority)
-        say(f"the certificate {serial} of {authority} is revoked")
-        write_ledger(settings, keyring, "certificate revoked", serial=serial, authority=authority)
-    elif whom is not None:
-        for fingerprint in keyring.revoke(whom, stack=stack):
-            say(f"{fingerprint} is revoked")
-            write_ledger(settings, keyring, "key revoked", key_fingerprint=fingerprint, of=whom, stack=stack)
+    with _open(config) as (keyring, settings):
+        if key_id is not None:
+            keyring.revoke_id(key_id)
+            say(f"certificates of the key id {key_id} are revoked")
+            write_ledger(settings, keyring, "certificate revoked", key_id=key_id)
+        elif serial is not None and authority is not None:
+            keyring.revoke_serial(serial, authority)
+            say(f"the certificate {serial} of {authority} is revoked")
+            write_ledger(settings, keyring, "certificate revoked", serial=serial, authority=authority)
+        elif whom is not None:
+            for fingerprint in keyring.revoke(whom, stack=stack):
+                say(f"{fingerprint} is revoked")
+                write_ledger(settings, keyring, "key revoked", key_fingerprint=fingerprint, of=whom, stack=stack)
+
+
+@app.command("import")
+def import_keys(*, config: ConfigOption = None) -> None:
+    """Copy users' keys and what is revoked from the files to the sessions' database; what it has stays."""
+    _copy(config, to_database=True)
+
+
+@app.command("export")
+def export_keys(*, config: ConfigOption = None) -> None:
+    """Copy users' keys and what is revoked from the sessions' database to the files; what they have stays."""
+    _copy(config, to_database=False)
+
+
+def _copy(config: Path | None, *, to_database: bool) -> None:
+    from bastion.keyring import Keyring, copy_keys
+
+    settings = read_settings(config)
+    keyring = Keyring(settings.keys.home)
+    keyring.load()
+    copied = copy_keys(settings, to_database=to_database)
+    where = "database" if to_database else "files"
+    for user, fingerprint in copied.keys:
+        say(f"{fingerprint} is {user}'s")
+        write_ledger(settings, keyring, "key copied", user=user, key_fingerprint=fingerprint, to=where)
+    for line in copied.revoked:
+        say(f"revoked: {line}")
+        write_ledger(settings, keyring, "revocation copied", line=line, to=where)
+    say(f"copied to the {where}: {len(copied.keys)} keys, {len(copied.revoked)} revocations; what was there stayed")
+    if settings.keys.store != where:
+        say(f'they count from the next start on with [keys] store = "{where}"')
+    for problem in copied.problems:
+        show_error(problem)
+    if copied.problems:
+        raise typer.Exit(1)
 
 
 class _Bounds(TypedDict):
@@ -209,14 +245,16 @@ def _facts(user: str, issued: "IssuedKey", bounds: _Bounds) -> dict[str, object]
     return facts
 
 
-def _open(config: Path | None, *, must_be_whole: bool = True) -> "tuple[Keyring, Settings]":
-    from bastion.keyring import Keyring
+@contextmanager
+def _open(config: Path | None, *, must_be_whole: bool = True) -> "Iterator[tuple[Keyring, Settings]]":
+    from bastion.keyring import open_keyring
 
     settings = read_settings(config)
-    keyring = Keyring(settings.keys.home)
-    if must_be_whole:
-        keyring.load()
-    return keyring, settings
+    keyring = open_keyring(settings)
+    with closing(keyring):
+        if must_be_whole:
+            keyring.load()
+        yield keyring, settings
 
 
 @contextmanager

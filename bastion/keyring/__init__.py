@@ -1,25 +1,31 @@
-"""The key home: whose key this is, what bounds it, and how keys are made, added, listed and revoked."""
+"""Whose key this is, what bounds it, and how keys are made, added, listed and revoked, in files or a database."""
 
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from bastion.errors import ConfigurationError
+from bastion.errors import ConfigurationError, DatabaseFailed
 from bastion.keyring import auditors, changes, home, issuing
 from bastion.keyring.admitting import Admission, NotAdmitted, admit_certificate, admit_key
 from bastion.keyring.certificates import InvalidCertificateError, is_certificate, parse
+from bastion.keyring.changes import Copied
 from bastion.keyring.clock import Clock
+from bastion.keyring.file_store import FileStore, folder_stamp
 from bastion.keyring.issuing import Order
 from bastion.keyring.listing import ListedKey, listed
 from bastion.keyring.making import IssuedKey
 from bastion.keyring.revoked import FINGERPRINT, HIGHEST_SERIAL, normal
-from bastion.keyring.snapshot import Snapshot, stamp, take
+from bastion.keyring.snapshot import Snapshot, take
+from bastion.keyring.store import Store
 from bastion.keyring.strength import judge
 from bastion.model import Identity
 
-__all__ = ["Admission", "IssuedKey", "Keyring", "ListedKey", "NotAdmitted"]
+if TYPE_CHECKING:
+    from bastion.config import Settings
+
+__all__ = ["Admission", "Copied", "IssuedKey", "Keyring", "ListedKey", "NotAdmitted", "copy_keys", "open_keyring"]
 
 KEY_LIFETIME: Final = timedelta(days=90)
 CERTIFICATE_LIFETIME: Final = timedelta(hours=8)
@@ -27,13 +33,20 @@ _SETTLED: Final = 0.1  # seconds after which a file's time tells a new change fr
 
 
 class Keyring:
-    """Answers whose key this is, from memory, and keeps that memory like the files.
+    """Answers whose key this is, from memory, and keeps that memory like the store: the files, without another.
 
-    `identify` and `objection` only read one immutable snapshot, so that `refresh` may run in a thread beside them.
+    `admit` and `objection` only read one immutable snapshot, so that `refresh` may run in a thread beside them. When a
+    store has not answered for `grace` seconds, nobody new is let in.
     """
 
-    def __init__(self, home: Path, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, home: Path, *, wall: Callable[[], float] = time.time, store: Store | None = None, grace: float = 60.0
+    ) -> None:
         self.home = home
+        self._store: Store = store or FileStore(home)
+        self._grace = grace
+        self._silence = ""
+        self._heard_at = time.monotonic()
         self._clock = Clock(home / "clock", wall)
         self._snapshot = Snapshot()
         self._stamp: tuple[object, ...] = ()
@@ -42,16 +55,21 @@ class Keyring:
         self._expired_until = 0.0
 
     def load(self) -> None:
-        """Check the key home and read it; lines that are not accepted are in `problems`.
+        """Check the key home and read it and the store; lines that are not accepted are in `problems`.
 
         Raises:
             ConfigurationError: a private file or folder is missing, is open to others, or is no key; the hint mends it.
+                Or the store cannot be used.
+            DatabaseFailed: the store does not answer.
         """
         if faults := self.faults():
             raise faults[0]
+        self._store.open()
         self._clock.load()
         self._expired_until = self._clock.persisted or self._clock.now()
-        self.refresh()
+        self._heard_at = time.monotonic()
+        self._read(self._heard_at)
+        self._known_problems = self.problems
 
     def now(self) -> float:
         """Return the present in seconds since the epoch; it never goes back, whatever the wall clock does."""
@@ -61,25 +79,49 @@ class Keyring:
         """Return everything that keeps the key home from being used, each with the command that mends it."""
         return home.faults(self.home)
 
-    def refresh(self) -> bool:
-        """Read the files again if one changed; tell whether that changed who may enter, or `problems`. Never raises.
+    def close(self) -> None:
+        """Let go of the store."""
+        self._store.close()
 
-        Meant to be called every 2 s; while nothing changes it costs one `stat` a file.
+    def refresh(self) -> bool:
+        """Read again what changed; tell whether that changed who may enter, or `problems`. Never raises.
+
+        Meant to be called every 2 s; while nothing changes it costs one `stat` a file, and one row of a database. While
+        the store does not answer, what was known last counts until the grace is over.
         """
         self._clock.persist()
-        current, at = stamp(self.home), time.monotonic()
-        before, known = self._snapshot, self._known_problems
-        if current != self._stamp or self._read_at is not None:
-            settled = current == self._stamp and self._read_at is not None and at - self._read_at > _SETTLED
-            self._snapshot = take(self.home, judge, before)
-            self._stamp, self._read_at = current, None if settled else at
+        before, known, at = self._snapshot, self._known_problems, time.monotonic()
+        try:
+            self._read(at)
+            self._silence = ""
+        except DatabaseFailed as error:
+            self._silence = error.detail
         self._known_problems = self.problems
         return before != self._snapshot or known != self._known_problems
 
+    def _read(self, at: float) -> None:
+        current = (self._store.stamp(), folder_stamp(self.home / "ca"))
+        if current != self._stamp or self._read_at is not None:
+            settled = current == self._stamp and self._read_at is not None and at - self._read_at > _SETTLED
+            self._snapshot = self._judged(self._snapshot)
+            self._stamp, self._read_at = current, None if settled else at
+        self._heard_at = at
+
+    def _judged(self, before: Snapshot) -> Snapshot:
+        return take(self._store.read(), judge, before, ca=self.home / "ca")
+
+    @property
+    def _is_forsaken(self) -> bool:
+        return time.monotonic() - self._heard_at > self._grace
+
     @property
     def problems(self) -> list[str]:
-        """What is wrong with lines and files, each as `PATH:LINE: words`; the server logs them."""
-        return [*self._snapshot.problems, *self._clock.problems]
+        """What is wrong with lines, files and the store, each as `PLACE: words`; the server logs them."""
+        words = [*self._snapshot.problems, *self._clock.problems]
+        if self._silence:
+            until = "nobody new is let in" if self._is_forsaken else f"the last keys count for {self._grace:g} s"
+            words.append(f"database: does not answer, {until}: {self._silence}")
+        return words
 
     def admit(self, key_data: bytes, client_address: str) -> Admission:
         """Return whose key or certificate this is (SSH wire format), and what a signature of it must show.
@@ -88,7 +130,7 @@ class Keyring:
             NotAdmitted: it lets nobody in from there.
         """
         snapshot, moment = self._snapshot, self._clock.now()
-        if snapshot.closed:
+        if snapshot.closed or self._is_forsaken:
             raise NotAdmitted("it is not known which keys are revoked")
         if is_certificate(key_data):
             return _admit_certificate(snapshot, key_data, client_address, moment)
@@ -176,7 +218,7 @@ class Keyring:
         Raises:
             ConfigurationError: the name, the place or the time cannot be, or the home cannot be written.
         """
-        return issuing.issue(self.home, Order(user, stack, service, expires, sources), self._clock.now())
+        return issuing.issue(self._store, Order(user, stack, service, expires, sources), self._clock.now())
 
     def certify(
         self,
@@ -194,7 +236,7 @@ class Keyring:
             ConfigurationError: a name, the time or an address cannot be, or there is no such authority that is trusted.
         """
         order = Order(user, stack, service, expires, sources)
-        return issuing.certify(self.home, order, self._clock.now(), authority)
+        return issuing.certify(self.home, order, self._clock.now(), authority, self._judged(Snapshot()))
 
     def add(self, user: str, public_line: str) -> str:
         """Add a line in authorized_keys format to a user's file and return the key's fingerprint.
@@ -202,7 +244,7 @@ class Keyring:
         Raises:
             ConfigurationError: the name or the line is not accepted, the key is there already or revoked.
         """
-        return changes.add(self.home, judge, user, public_line)
+        return changes.add(self._store, judge, user, public_line)
 
     def revoke(self, whom: str, *, stack: str | None = None) -> Sequence[str]:
         """Revoke one key by its fingerprint, or a user's keys, or those bound to a stack; return the fingerprints.
@@ -210,7 +252,7 @@ class Keyring:
         Raises:
             ConfigurationError: there is no such key, or the home cannot be written.
         """
-        return changes.revoke(self.home, judge, whom, stack)
+        return changes.revoke(self._store, judge, whom, stack)
 
     def revoke_id(self, key_id: str) -> None:
         """Revoke every certificate of a key id, whoever signed it.
@@ -220,7 +262,7 @@ class Keyring:
         """
         if not (words := normal(key_id)):
             raise ConfigurationError("a key id cannot be empty", "ssh-keygen -L -f FILE-cert.pub shows it")
-        changes.revoke_certificates(self.home, f"id {words}")
+        changes.revoke_certificates(self._store, f"id {words}")
 
     def revoke_serial(self, serial: int, authority: str) -> None:
         """Revoke the certificate of a serial, of the authority with this fingerprint.
@@ -232,13 +274,46 @@ class Keyring:
             raise ConfigurationError(
                 "that is no serial and no authority's fingerprint", "ssh-keygen -L -f FILE-cert.pub shows both"
             )
-        changes.revoke_certificates(self.home, f"serial {authority} {serial}")
+        changes.revoke_certificates(self._store, f"serial {authority} {serial}")
 
     def list(self) -> "list[ListedKey]":
-        """List every well-formed key as it is in the files now, by user and line; refused lines are in `problems`."""
+        """List every well-formed key as it is kept now, by user and line; changes nothing that `refresh` compares with.
+
+        Raises:
+            DatabaseFailed: the store does not answer.
+        """
         self._clock.load()
-        self._snapshot = snapshot = take(self.home, judge, self._snapshot)
+        snapshot = self._judged(self._snapshot)
         return [listed(snapshot, entry, self._clock.now()) for entry in snapshot.entries]
+
+
+def open_keyring(settings: "Settings") -> Keyring:
+    """Return the keyring over the configured store; nothing is opened before it is used."""
+    keys = settings.keys
+    if keys.store == "files":
+        return Keyring(keys.home)
+    return Keyring(keys.home, store=_database_store(settings), grace=keys.grace)
+
+
+def copy_keys(settings: "Settings", *, to_database: bool) -> Copied:
+    """Copy users' keys and what is revoked from the files to the database, or back.
+
+    Raises:
+        ConfigurationError: it is in doubt what is revoked, or where they go cannot be written.
+        DatabaseFailed: the database does not answer.
+    """
+    files, database = FileStore(settings.keys.home), _database_store(settings)
+    try:
+        database.open()
+        return changes.copy(files, database, judge) if to_database else changes.copy(database, files, judge)
+    finally:
+        database.close()
+
+
+def _database_store(settings: "Settings") -> Store:
+    from bastion.keyring.database_store import DatabaseStore  # noqa: PLC0415 - SQLAlchemy costs 0.2 s
+
+    return DatabaseStore(settings.keys.home, settings.database)
 
 
 def _admit_certificate(

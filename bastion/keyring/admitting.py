@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bastion.keyring.certificates import FOR_EVER, UserCertificate
+from bastion.keyring.names import USER
 from bastion.keyring.options import InvalidLineError, admits
-from bastion.keyring.snapshot import USER, Entry, Snapshot
+from bastion.keyring.snapshot import Entry, Snapshot
 from bastion.keyring.strength import is_signed, judge_certified
 from bastion.model import Certificate, Identity
 

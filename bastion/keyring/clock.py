@@ -40,8 +40,8 @@ class Clock:
         if not (text.isdigit() and text.isascii()):
             self._read_fault = f"{self._path}: was no number of seconds; it is written anew"
             return
-        self._raise_to(float(int(text)))
         self._persisted = float(int(text))
+        self._raise_to(max(self._persisted, self.now()))
 
     def now(self) -> float:
         """Return the present in seconds since the epoch, never less than before."""

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Final
 
 from bastion.errors import ConfigurationError
-from bastion.keyring import auditors, changes, files
+from bastion.keyring import auditors, files
+from bastion.keyring.file_store import unwritable
 from bastion.keyring.making import private_key_fault, write_pair
 
 _INIT: Final = "bastion keys init"
@@ -60,4 +61,4 @@ def init(home: Path, *, authority: bool) -> None:
             if not (home / "revoked").exists():
                 files.write_private(home / "revoked", b"# what opens nothing any more, one a line: keys/README.md\n")
     except OSError as error:
-        raise changes.unwritable(home, error) from error
+        raise unwritable(home, error) from error

@@ -9,8 +9,10 @@ from bastion.errors import ConfigurationError
 from bastion.keyring import changes, making
 from bastion.keyring.home import private_keys
 from bastion.keyring.making import IssuedKey
+from bastion.keyring.names import check_user
 from bastion.keyring.options import InvalidLineError, check_name, quote, read_addresses
-from bastion.keyring.snapshot import Snapshot, take
+from bastion.keyring.snapshot import Snapshot
+from bastion.keyring.store import Store
 from bastion.keyring.strength import judge
 
 _BEHIND = 60  # seconds that another node's clock may be behind ours when it is shown a new certificate
@@ -27,7 +29,7 @@ class Order:
     sources: Sequence[str]
 
 
-def issue(home: Path, order: Order, moment: float) -> IssuedKey:
+def issue(store: Store, order: Order, moment: float) -> IssuedKey:
     """Make an Ed25519 pair for a user and add its public half.
 
     Raises:
@@ -41,16 +43,18 @@ def issue(home: Path, order: Order, moment: float) -> IssuedKey:
     place = "@".join(filter(None, (order.service, order.stack)))
     key = making.make_pair()
     line = " ".join(filter(None, (bounds, making.public_text(key), order.user, place, f"{present:%Y-%m-%d}")))
-    return IssuedKey(making.private_text(key), line, changes.add(home, judge, order.user, line))
+    return IssuedKey(making.private_text(key), line, changes.add(store, judge, order.user, line))
 
 
-def certify(home: Path, order: Order, moment: float, authority: str | None) -> IssuedKey:
+def certify(home: Path, order: Order, moment: float, authority: str | None, snapshot: Snapshot) -> IssuedKey:
     """Make an Ed25519 pair and a certificate for a user, with the key ca/AUTHORITY, or the only one.
+
+    `snapshot` is what is trusted now.
 
     Raises:
         ConfigurationError: a name, the time or an address cannot be, or there is no such authority that is trusted.
     """
-    changes.user_file(home, order.user)
+    check_user(order.user)
     _check(order)
     key = _authority_key(home / "ca", authority)
     present = datetime.fromtimestamp(moment, UTC)
@@ -66,7 +70,6 @@ def certify(home: Path, order: Order, moment: float, authority: str | None) -> I
             sources=order.sources,
         ),
     )
-    snapshot = take(home, judge, Snapshot())
     trusted = {entry.key.fingerprint for lines in snapshot.authorities.values() for entry in lines}
     if issued.authority not in trusted - snapshot.revoked.keys:
         raise ConfigurationError(

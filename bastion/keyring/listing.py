@@ -12,7 +12,10 @@ State = Literal["good", "expired", "revoked", "duplicate", "authority"]
 
 @dataclass(frozen=True, slots=True)
 class ListedKey:
-    """One key of one user, for people to read; `path` and `line` say where its line is."""
+    """One key of one user, for people to read; `path` and `line` say where its line is.
+
+    Of a line in the database the path is `database`, the line its row's number.
+    """
 
     user: str
     fingerprint: str

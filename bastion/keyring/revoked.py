@@ -3,12 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bastion.keyring.authorized_keys import decode_key, fingerprint
 from bastion.keyring.certificates import UserCertificate
-from bastion.keyring.files import read
 from bastion.keyring.options import InvalidLineError
+from bastion.keyring.store import Contents
 
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 HIGHEST_SERIAL = 2**64 - 1
@@ -44,33 +43,37 @@ def normal(key_id: str) -> str:
     return " ".join(key_id.split())
 
 
-def read_revoked(path: Path, before: Revoked, problems: list[str]) -> tuple[Revoked, bool]:
+def read_revoked(contents: Contents, before: Revoked, problems: list[str]) -> tuple[Revoked, bool]:
     """Read the list, and tell whether it is in doubt: then nobody may be let in, and `before` stays revoked."""
-    try:
-        lines = read(path).split(b"\n")
-    except FileNotFoundError:
+    if contents.missing:
         if before != NOTHING:
-            problems.append(f"{path}: is gone; nobody is let in until it is back")
+            problems.append(f"{contents.missing}: is gone; nobody is let in until it is back")
         return before, before != NOTHING
-    except OSError as error:
-        problems.append(
-            f"{path}: {(error.strerror or 'cannot be read').lower()}; nobody is let in until it can be read"
-        )
+    if contents.doubt:
+        problems.append(contents.doubt)
         return before, True
-    revoked, closed = NOTHING, False
-    for number, line in enumerate(lines, 1):
+    keys, serials, key_ids, closed = set[str](), set[tuple[str, int]](), set[str](), False
+    for line in contents.revoked:
         try:
-            revoked |= _line(line)
+            found = read_line(line.text)
+            keys |= found.keys
+            serials |= found.serials
+            key_ids |= found.key_ids
         except InvalidLineError as error:
             closed = True
-            problems.append(f"{path}:{number}: {error}; nobody is let in until it is mended")
-            if line.startswith(b"SSHKRL"):
+            problems.append(f"{line}: {error}; nobody is let in until it is mended")
+            if line.text.startswith(b"SSHKRL"):
                 break
+    revoked = Revoked(frozenset(keys), frozenset(serials), frozenset(key_ids))
     return (revoked | before if closed else revoked), closed
 
 
-def _line(line: bytes) -> Revoked:
-    """Read one line; what stands behind a fingerprint, a key or a serial is a comment."""
+def read_line(line: bytes) -> Revoked:
+    """Read one line; what stands behind a fingerprint, a key or a serial is a comment.
+
+    Raises:
+        InvalidLineError: it is no such line.
+    """
     if line.startswith(b"SSHKRL"):
         raise InvalidLineError("is a revocation list in OpenSSH's binary form, which is not read: write it as lines")
     try:

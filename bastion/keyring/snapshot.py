@@ -1,25 +1,23 @@
-"""Reads users/, ca/ and revoked into one immutable picture of which key is whose, without the lines in doubt."""
+"""Judges users' lines, ca/ and what is revoked: one immutable picture of which key is whose, less what is in doubt."""
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bastion.keyring.authorized_keys import AuthorizedKey, parse
-from bastion.keyring.files import public_fault, read, visible
+from bastion.keyring.file_store import read_authorities
 from bastion.keyring.options import InvalidLineError
 from bastion.keyring.revoked import NOTHING, Revoked, read_revoked
+from bastion.keyring.store import Contents, Line
 from bastion.model import Identity
-
-USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Judge = Callable[[AuthorizedKey], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key, the user whose file it is in, and the place of its line; `number` counts from 1.
+    """A key, the user whose it is, and the place of its line; `number` counts from 1.
 
     The user of an authority in ca/ is empty: whom it speaks of its certificates say.
     """
@@ -63,39 +61,19 @@ class Snapshot:
     problems: tuple[str, ...] = ()
 
 
-def stamp(home: Path) -> tuple[object, ...]:
-    """Return what changes whenever a file that `take` reads does: cheap, by stat only, never raising."""
-    return (_stat(home / "revoked"), *(_folder_stamp(home / name) for name in ("users", "ca")))
+def take(contents: Contents, judge: Judge, before: Snapshot, *, ca: Path | None = None) -> Snapshot:
+    """Judge what is kept and what the folder `ca` trusts; `judge` raises InvalidLineError for a weak key. Never raises.
 
-
-def _folder_stamp(path: Path) -> tuple[object, ...]:
-    try:
-        names = sorted(file.name for file in path.iterdir())
-    except OSError as error:
-        return (error.errno,)
-    folder = _stat(path)
-    return (folder and folder[:3], *((name, _stat(path / name)) for name in names))
-
-
-def _stat(path: Path) -> tuple[int, ...] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_mode, found.st_uid, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def take(home: Path, judge: Judge, before: Snapshot) -> Snapshot:
-    """Read the key home; `judge` raises InvalidLineError for a key that is too weak. Never raises.
-
-    A file that cannot be read is a file without keys. When the list of revoked keys cannot be read, what was revoked
-    `before` stays revoked and nobody is let in.
+    When it is in doubt what is revoked, what was `before` stays revoked and nobody is let in.
     """
-    problems: list[str] = []
-    entries = list(_read_users(home / "users", judge, problems))
+    problems = list(contents.problems)
+    entries = list(_entries(contents.users, judge, problems))
     trusted = [entry for entry in entries if entry.key.options.is_authority]
-    trusted += _read_authorities(home / "ca", judge, problems)
-    revoked, closed = read_revoked(home / "revoked", before.revoked, problems)
+    lines_of_ca = read_authorities(ca, problems) if ca is not None else ()
+    for entry in _entries(lines_of_ca, judge, problems):
+        options = replace(entry.key.options, is_authority=True)  # whether the line says so or not
+        trusted.append(replace(entry, key=replace(entry.key, options=options)))
+    revoked, closed = read_revoked(contents, before.revoked, problems)
     holders: defaultdict[bytes, list[Entry]] = defaultdict(list)
     for entry in entries:
         if not entry.key.options.is_authority:
@@ -113,48 +91,13 @@ def take(home: Path, judge: Judge, before: Snapshot) -> Snapshot:
     return Snapshot(tuple(entries), accepted, fingerprints, authorities, revoked, closed, tuple(problems))
 
 
-def _read_users(folder: Path, judge: Judge, problems: list[str]) -> Iterator[Entry]:
-    if wrong := public_fault(folder):
-        problems.append(f"{folder}: {wrong}")
-        return
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        problems.append(f"{folder}: {(error.strerror or 'cannot be read').lower()}")
-        return
-    for path in paths:
-        if path.suffix != ".pub" or not USER.fullmatch(path.stem):
-            problems.append(f"{folder}: {path.name!a} is not NAME.pub and is left out")
-            continue
-        yield from _read_lines(path, path.stem, judge, problems)
-
-
-def _read_authorities(folder: Path, judge: Judge, problems: list[str]) -> Iterator[Entry]:
-    """Give the lines of ca/*.pub, whether they say cert-authority or not; private keys may lie beside them."""
-    if not folder.exists():
-        return
-    if wrong := public_fault(folder):
-        problems.append(f"{folder}: {wrong}")
-        return
-    for path in visible(folder):
-        if path.suffix != ".pub":
-            continue
-        for entry in _read_lines(path, "", judge, problems):
-            yield replace(entry, key=replace(entry.key, options=replace(entry.key.options, is_authority=True)))
-
-
-def _read_lines(path: Path, user: str, judge: Judge, problems: list[str]) -> Iterator[Entry]:
-    """Give the well-formed lines of one file; what is wrong is added to the problems."""
-    try:
-        lines = read(path).split(b"\n")
-    except OSError as error:
-        problems.append(f"{path}: {(error.strerror or 'cannot be read').lower()}")
-        return
-    for number, line in enumerate(lines, 1):
+def _entries(lines: Iterable[Line], judge: Judge, problems: list[str]) -> Iterator[Entry]:
+    """Give the well-formed lines; what is wrong is added to the problems."""
+    for line in lines:
         try:
-            key = parse(line)
+            key = parse(line.text)
             if key is not None:
                 judge(key)
-                yield Entry(user, key, path, number)
+                yield Entry(line.user, key, line.path, line.number)
         except InvalidLineError as error:
-            problems.append(f"{path}:{number}: {error}")
+            problems.append(f"{line}: {error}")

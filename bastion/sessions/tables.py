@@ -24,9 +24,10 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from bastion.model import Session
 
-SCHEMA: Final = "0001"
+SCHEMA: Final = "0002"
 """The newest migration; a test holds the migrations to it."""
 VERSION_TABLE: Final = "bastion_schema"
+LONGEST_LINE: Final = 16384  # bytes of a key or revocation; 8192 are the most that OpenSSH reads of a key
 
 
 class Words(TypeDecorator[str]):
@@ -123,6 +124,28 @@ nodes = Table(
     Column("process", Words(512), nullable=False),
     Column("beats", Integer, nullable=False),
     Column("seen_at", Double, nullable=False),
+)
+
+user_keys = Table(
+    "user_keys",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("user", Words(64), nullable=False),
+    Column("line", Words(LONGEST_LINE), nullable=False),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("line", Words(LONGEST_LINE), nullable=False),
+)
+
+key_changes = Table(
+    "key_changes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("count", BigInteger, nullable=False),
 )
 
 LIVE: Final[ColumnElement[bool]] = sessions.c.ended_at.is_(None)

@@ -113,12 +113,17 @@ class SshServer:
             log.warning("stopped before all had cleaned up", left=len(self._work))
 
     async def watch_keys(self) -> None:
-        """For ever: re-read what changed in the key home, and end connections whose key is no longer good."""
+        """For ever: re-read what changed of the keys, and end connections whose key is no longer good."""
+        reading: asyncio.Task[bool] | None = None
         while True:
             await asyncio.sleep(KEY_CHECK_SECONDS)
-            if await asyncio.to_thread(self.keyring.refresh):
-                for problem in self.keyring.problems:
-                    log.warning("key home", problem=problem)
+            reading = reading or asyncio.create_task(asyncio.to_thread(self.keyring.refresh))
+            await asyncio.wait({reading}, timeout=KEY_CHECK_SECONDS)  # a key expires whether a database answers or not
+            if reading.done():
+                if reading.result():
+                    for problem in self.keyring.problems:
+                        log.warning("key home", problem=problem)
+                reading = None
             for key in self.keyring.newly_expired():
                 self.keep(self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint))
             self._follow_host_certificates()

@@ -31,6 +31,8 @@ OTHER: dict[str, Any] = {
     "ssh.keepalive": "10s",
     "ssh.notice": False,
     "keys.home": "/etc/bastion/keys",
+    "keys.store": "database",
+    "keys.grace": "10s",
     "sessions.per_service": 3,
     "sessions.per_user": 4,
     "sessions.idle_timeout": "1m",
