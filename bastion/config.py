@@ -274,6 +274,12 @@ class GrantSettings(_Section):
             raise ValueError("needs users or groups")
         return self
 
+    @model_validator(mode="after")
+    def _bounds_what_it_says(self) -> "GrantSettings":
+        if self.command and "shell" in self.allow:
+            raise ValueError('command is no bound where a shell is allowed: add allow = ["exec"]')
+        return self
+
 
 class Settings(BaseSettings):
     """All of the configuration; relative paths are resolved against the file's folder by `load`."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Response
 from pydantic import BaseModel, Field
 
-from bastion.api.callers import Calling, needs
+from bastion.api.callers import Caller, Calling, needs
 from bastion.api.problems import ForbiddenError, InvalidError
 from bastion.api.services import NAME_PATTERN, Parts
 
@@ -36,7 +36,7 @@ class NewKey(BaseModel):
 
 
 class Key(BaseModel):
-    """One key of one user; `state` is good, expired, revoked or duplicate."""
+    """One key of one user; `state` is good, expired, revoked, duplicate, or authority where it signs certificates."""
 
     user: str
     fingerprint: str
@@ -79,9 +79,11 @@ async def issue_key(parts: Parts, caller: Calling, order: KeyOrder, response: Re
     issued = await asyncio.to_thread(
         parts.keyring.issue, user, stack=order.stack, service=order.service, expires=lifetime
     )
-    facts = {"user": user, "key_fingerprint": issued.fingerprint, "stack": order.stack, "service": order.service}
+    facts: dict[str, object] = {"user": user, "key_fingerprint": issued.fingerprint}
+    facts |= {"stack": order.stack, "service": order.service}
+    facts |= {"seconds": int(lifetime.total_seconds())}
     try:
-        await parts.transcripts.ledger.append("key issued", **facts, expires=f"{order.days:g}d", by=caller.name)
+        await parts.transcripts.ledger.append("key issued", **facts, **_by(caller))
     except BaseException:
         await asyncio.to_thread(parts.keyring.revoke, issued.fingerprint)  # in no ledger: it may open nothing
         raise
@@ -120,5 +122,9 @@ async def revoke_keys(
     whom = fingerprint or user or ""
     revoked = await asyncio.to_thread(parts.keyring.revoke, whom, stack=stack)
     for one in revoked:
-        await parts.transcripts.ledger.append("key revoked", key_fingerprint=one, of=whom, stack=stack, by=caller.name)
+        await parts.transcripts.ledger.append("key revoked", key_fingerprint=one, of=whom, stack=stack, **_by(caller))
     return Revoked(revoked=list(revoked))
+
+
+def _by(caller: Caller) -> dict[str, str]:
+    return {"by": caller.name, "address": caller.address}

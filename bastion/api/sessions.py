@@ -71,7 +71,7 @@ async def end_session(
     reason: Annotated[Line, Query(min_length=1, max_length=200, description="what the user is told")] = "by request",
 ) -> Session:
     """End one live session, on whatever node; the answer is the session as it was when its end began."""
-    session = live_session(parts, caller, uid)
+    session = await live_session(parts, caller, uid)
     log.info("session ended through the api", uid=session.uid, by=caller.name, reason=reason)
     facts = {"uid": session.uid, "by": caller.name, "address": caller.address, "reason": reason}
     await parts.transcripts.ledger.append("end asked", **facts)
@@ -79,13 +79,14 @@ async def end_session(
     return session
 
 
-def live_session(parts: Services, caller: Caller, uid: str) -> Session:
+async def live_session(parts: Services, caller: Caller, uid: str) -> Session:
     """Return the live session that the caller may see.
 
     Raises:
         NoSuchSessionError: there is none.
+        DatabaseFailed: it is not known whether there is one.
     """
-    session = parts.sessions.get(uid)
+    session = await parts.sessions.find_live(uid)
     if session is None or not caller.sees(session.user):
         raise NoSuchSessionError(f"no live session {uid}", "GET /api/sessions lists them")
     return session

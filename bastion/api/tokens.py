@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bastion.errors import ConfigurationError
 from bastion.keyring import files
@@ -41,6 +41,12 @@ class Token(BaseModel):
     user: Name | None = None
     created: float
     expires: float
+
+    @model_validator(mode="after")
+    def _within_its_user(self) -> "Token":
+        if self.user is not None and (wide := sorted(_OF_NOBODY & set(self.scopes))):
+            raise ValueError(f"{wide[0]} is not for a user's token")
+        return self
 
 
 class Tokens:

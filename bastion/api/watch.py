@@ -44,7 +44,7 @@ async def watch_session(parts: Parts, caller: Calling, request: Request, uid: Ui
     `session`: `session`, and `terminal` (`columns`, `rows`) or null; `output`: `stream` (1 or 2) and `text`, escape
     sequences and all; `resize`: `columns`, `rows`; `lost`: `frames` that were too many; `end`: `reason`.
     """
-    session = live_session(parts, caller, uid)
+    session = await live_session(parts, caller, uid)
     live = parts.sessions.live(session.uid)
     if live is None:
         raise ElsewhereError(f"session {uid} is not live on this node but on {session.node}", "watch it there")

@@ -169,6 +169,8 @@ def revoke(
             for fingerprint in keyring.revoke(whom, stack=stack):
                 say(f"{fingerprint} is revoked")
                 write_ledger(settings, keyring, "key revoked", key_fingerprint=fingerprint, of=whom, stack=stack)
+        if stack is None:
+            _name_tokens(keyring, whom)
 
 
 @app.command("import")
@@ -204,6 +206,15 @@ def _copy(config: Path | None, *, to_database: bool) -> None:
         show_error(problem)
     if copied.problems:
         raise typer.Exit(1)
+
+
+def _name_tokens(keyring: "Keyring", user: str) -> None:
+    """Say which tokens a user still has: one with keys:issue makes new keys."""
+    from bastion.api.tokens import Tokens
+
+    for token in Tokens(keyring.home, keyring.now).list():
+        if token.user == user:
+            say(f"{user} still has the token {token.name}: bastion tokens revoke {token.name}")
 
 
 class _Bounds(TypedDict):

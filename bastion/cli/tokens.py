@@ -42,7 +42,7 @@ def issue(
     tokens, keyring, settings = _open(config)
     text = tokens.issue(name, scope, seconds=seconds, user=user)
     try:
-        write_ledger(settings, keyring, "token issued", name=name, scopes=scope, of=user, expires=expires)
+        write_ledger(settings, keyring, "token issued", name=name, scopes=scope, of=user, seconds=int(seconds))
     except BaseException:
         tokens.revoke(name)  # a token that stands in no ledger opens nothing
         raise

@@ -108,6 +108,16 @@ class Sessions:
         """Return the live session of this uid, or the one that took over the reservation of this uid."""
         return next((session for session in self.list() if uid in {session.uid, session.reserved_as}), None)
 
+    async def find_live(self, uid: str) -> Session | None:
+        """Return what `get` does, and ask the store where this node has not heard of such a session yet.
+
+        Raises:
+            DatabaseFailed: it does not answer.
+        """
+        if self.get(uid) is None:
+            self._others = (await self._store.look()).others
+        return self.get(uid)
+
     def live(self, uid: str) -> LiveSession | None:
         """Return the session itself where it is live and this node's own."""
         return self._live.get(uid)

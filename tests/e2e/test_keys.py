@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -47,7 +48,8 @@ class Master:
 
     def __init__(self, bastion: Bastion, user: str, *more: str) -> None:
         self.bastion, self.user = bastion, user
-        self.path = str(bastion.folder / f"{user}.control")
+        # Not in pytest's folder: a socket's path may have 107 bytes, and ssh writes 17 more behind it for a moment.
+        self.path = str(Path(tempfile.mkdtemp(prefix="bastion-")) / "control")
         options = ["-M", "-N", "-S", self.path, *more]
         self.client = subprocess.Popen(
             bastion.command(user=user, options=options), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -132,3 +132,13 @@ def test_a_key_lasts_ninety_days_unless_told(home: Cli) -> None:
     left = datetime.fromisoformat(key["expires"]) - datetime.now(UTC)
     assert timedelta(days=89, hours=23) < left <= timedelta(days=90)
     assert home.ledger()[0]["seconds"] == 90 * 86400
+
+
+def test_revoking_a_user_names_the_tokens_that_stay(home: Cli) -> None:
+    """A token of the user's could make another key: each is named, others' are not; one key's revocation names none."""
+    for name, user in (("ci", "alice"), ("other", "olga")):
+        home("tokens", "issue", name, "--scope", "keys:issue", "--user", user)
+    home("keys", "issue", "alice", "--stack", "mystack")
+    done = home("keys", "revoke", "alice")
+    assert done.stderr.count("bastion tokens revoke") == 1
+    assert "alice still has the token ci: bastion tokens revoke ci" in done.stderr

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
+from pydantic import ValidationError
 
 from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
@@ -331,3 +332,14 @@ def test_alias_of_a_service_is_granted_too() -> None:
         policy = Policy([grant("alice", "shop", name)])
         assert allowed(policy, ALICE, ask(f"{name}@shop"), target)
     assert not allowed(Policy([grant("alice", "shop", "web-5d4f")]), ALICE, ask("web-5d4f@shop"), target)
+
+
+@pytest.mark.parametrize("allow", [None, ("shell",), ("shell", "exec")])
+def test_commands_are_no_bound_where_a_shell_is_allowed(allow: tuple[str, ...] | None) -> None:
+    """A grant that names commands and lets a shell be opened, as without `allow`, is refused: it bounds nothing."""
+    said = {"users": ("alice",), "stacks": ("shop",), "command": ("uptime",)} | (
+        {} if allow is None else {"allow": allow}
+    )
+    with pytest.raises(ValidationError, match="command is no bound"):
+        GrantSettings.model_validate(said)
+    GrantSettings.model_validate(said | {"allow": ("exec", "forward")})

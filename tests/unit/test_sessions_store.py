@@ -221,6 +221,20 @@ async def test_a_session_is_ended_from_another_node(url: str) -> None:
 
 
 @shared
+async def test_what_began_elsewhere_this_moment_is_found_when_it_is_asked_for(url: str) -> None:
+    """A node that has not heard of a session of another yet asks the store, and can end it."""
+    async with node(url, "one") as one, node(url, "two") as two:
+        await asyncio.sleep(0)
+        async with live(one, "1") as session:
+            assert await two.find_live("1") == session.session
+            assert await two.find_live("2") is None
+            assert two.end("1", "maintenance")
+            with pytest.raises(SessionEnded, match="maintenance"), session.interruptible():
+                await asyncio.sleep(20)
+        assert await one.find_live("1") is None
+
+
+@shared
 async def test_a_reservation_is_taken_over_and_ended_on_another_node(url: str) -> None:
     """What one node reserved a session on another takes over; the first forgets it, and its time ends nothing."""
     async with node(url, "one") as one, node(url, "two") as two:

@@ -77,13 +77,16 @@ def test_a_clock_set_back_revives_no_token(tokens: Tokens, wall: Wall) -> None:
     assert tokens.find(text) is None
 
 
-@pytest.mark.parametrize("damage", ["mode", "line"])
+@pytest.mark.parametrize("damage", ["mode", "line", "wide"])
 def test_a_file_that_is_not_as_it_must_be_lets_nobody_in(tokens: Tokens, damage: str) -> None:
-    """One that others can read, or with a line that is none, is refused as a whole and says why."""
+    """One that others can read, with a line that is none, or with more for a user than a user may, lets nobody in."""
     text = tokens.issue("first", ["admin"], seconds=DAY)
     if damage == "mode":
         tokens.path.chmod(0o644)
         tokens.path.touch()
+    elif damage == "wide":
+        line = tokens.path.read_text().replace('"user":null', '"user":"alice"')
+        tokens.path.write_text(line)
     else:
         with tokens.path.open("a") as file:
             file.write('{"name": "x"}\n')
