@@ -169,8 +169,8 @@ def revoke(
             for fingerprint in keyring.revoke(whom, stack=stack):
                 say(f"{fingerprint} is revoked")
                 write_ledger(settings, keyring, "key revoked", key_fingerprint=fingerprint, of=whom, stack=stack)
-        if stack is None:
-            _name_tokens(keyring, whom)
+            if stack is None:
+                _name_tokens(keyring, whom)
 
 
 @app.command("import")
