@@ -9,6 +9,7 @@ BastionError                    255   the bastion failed
 │   └── LimitReached            253   too many sessions at once
 ├── ClientGone                  255   the client went away; nobody is left to be told
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
+├── FileFailed                    1   a file operation in a container failed; the session goes on
 ├── DatabaseFailed              255   the sessions' database does not answer
 └── RuntimeFailed               255   the engine or the container failed
     ├── RuntimeUnreachable      255   the engine does not answer
@@ -17,7 +18,7 @@ BastionError                    255   the bastion failed
     └── ConnectionLost          255   the stream to the container broke before it said how the program ended
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class BastionError(Exception):
@@ -88,6 +89,27 @@ class RecordingFailed(BastionError):
 
     code = "recording"
     exit_status = 254
+
+
+class FileFailed(BastionError):
+    """A file operation in a container failed; the session goes on.
+
+    `kind` is what a protocol without words can say of it.
+    """
+
+    code = "file"
+    exit_status = 1
+
+    def __init__(
+        self,
+        public: str,
+        hint: str = "",
+        *,
+        detail: str = "",
+        kind: Literal["no-such-file", "permission-denied", "unsupported", "failure"] = "failure",
+    ) -> None:
+        super().__init__(public, hint, detail=detail)
+        self.kind = kind
 
 
 class DatabaseFailed(BastionError):

@@ -13,9 +13,9 @@ from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, Refused, SessionEnded
 from bastion.log import session_line
 from bastion.metrics import Metrics
-from bastion.model import Exit, Identity, Name, Request, Target, now
+from bastion.model import Channel, Exit, Identity, Name, Request, Target, now
 from bastion.policy import Policy
-from bastion.relay import Channel, relay
+from bastion.relay import relay
 from bastion.runtimes import Runtime
 from bastion.sessions import LiveSession, Sessions
 from bastion.sessions.timers import timed
@@ -28,11 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Door(Channel, Protocol):
-    """One SSH channel, as the gateway sees it: the relay's channel, and the bastion's own words to the client."""
-
-    def say(self, line: str) -> None:
-        """Show the client one line of the bastion's own, on standard error."""
-        ...
+    """One SSH channel, as the gateway sees it."""
 
     def exit(self, status: Exit) -> None:
         """Tell the client how it ended and close the channel."""

@@ -1,15 +1,16 @@
 """The words everything else is said in: who asks, for what, where it runs, and what flows."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
+FIRST_FILE: Final = 3  # the stream of the first file of a session; each opened file has the next number
 _REPLICA_DIGITS: Final = 5
 
 
@@ -50,6 +51,76 @@ class Exit:
 
     status: int
     signal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileOperation:
+    """What was done with a file of the container, for the record: never delivered to anybody.
+
+    `operation` is open, read, write, list, remove, remove-directory, make-directory, rename, symlink, link, change or
+    copy. `path` is the real path in the container, or what was asked for where it was not looked up; `other` the new
+    path or the link's target. `result` is "ok" or why not, in words. `read` and `write` come when an opened file is
+    closed: `size` bytes passed, out of the container or into it, `sha256` is over them in their order, and `stream` is
+    the number under which the contents, as `Data`, were put on record. `note` says what else is to be known, such as
+    that the bytes did not pass in the file's order.
+    """
+
+    operation: str
+    path: bytes
+    result: str = "ok"
+    other: bytes | None = None
+    size: int | None = None
+    sha256: str | None = None
+    stream: int | None = None
+    note: str = ""
+
+
+class Sink(Protocol):
+    """Where events go: a channel or an exec."""
+
+    async def send(self, event: Event) -> None:
+        """Deliver one event, and wait while the other end takes no more."""
+        ...
+
+
+class Source(Protocol):
+    """Where events come from: a channel or an exec."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Give events in order until there are no more."""
+        ...
+
+
+class Channel(Source, Sink, Protocol):
+    """One SSH channel, as the relay and the files see it. Its iteration ends when the client has gone."""
+
+    def say(self, line: str) -> None:
+        """Show the client one line of the bastion's own, on standard error."""
+        ...
+
+
+Recorded = Event | Exit | FileOperation
+"""What can be put on record."""
+
+Record = Callable[[Recorded], Awaitable[None]]
+"""Takes one event; returns when it is on record, and raises when it cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileAccess:
+    """Which files may be read and written: patterns that a real path in the container has to fit one of.
+
+    `**` stands for anything, `*` and `?` for what holds no slash; a pattern that ends in `/**` fits the folder itself
+    too. `/**` is everything, no pattern nothing.
+    """
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything may be read and written."""
+        return "/**" in self.read and "/**" in self.write
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,36 +1,10 @@
 """Move events between a channel and an exec, recording each before it is delivered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
 
-from bastion.model import Event, Exit
+from bastion.model import Channel, Exit, Record, Sink, Source
 from bastion.runtimes import Exec
 from bastion.sessions import LiveSession
-
-
-class Sink(Protocol):
-    """Where events go: a channel or an exec."""
-
-    async def send(self, event: Event) -> None:
-        """Deliver one event, and wait while the other end takes no more."""
-        ...
-
-
-class Source(Protocol):
-    """Where events come from: a channel or an exec."""
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        """Give events in order until there are no more."""
-        ...
-
-
-class Channel(Source, Sink, Protocol):
-    """One SSH channel, as the relay sees it. Its iteration ends when the client has gone."""
-
-
-Record = Callable[[Event | Exit], Awaitable[None]]
-"""Takes one event or the exit; returns when it is on record, and raises when it cannot be."""
 
 
 async def relay(channel: Channel, program: Exec, session: LiveSession, record: Record) -> Exit:

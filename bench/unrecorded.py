@@ -8,7 +8,7 @@ from bastion.cli import main
 from bastion.config import Settings
 from bastion.errors import BastionError
 from bastion.keyring import Keyring
-from bastion.model import Event, Exit, Request, Session, Target
+from bastion.model import Request, Session, Target
 
 
 class _Nothing:
@@ -26,7 +26,7 @@ class _Nothing:
     async def append(self, event: str, **fields: object) -> None:
         return
 
-    async def record(self, event: Event | Exit) -> None:
+    async def record(self, event: Recorded) -> None:
         return
 
     async def mark(self, text: str) -> None:

@@ -9,7 +9,21 @@ from typing import Any, Final, Literal
 
 from pydantic_core import to_json
 
-from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Event, Exit, Request, Resize, Session, Signal, Target
+from bastion.model import (
+    STDERR,
+    STDIN,
+    STDOUT,
+    Data,
+    Eof,
+    Exit,
+    FileOperation,
+    Recorded,
+    Request,
+    Resize,
+    Session,
+    Signal,
+    Target,
+)
 
 Input = Literal["all", "no-tty", "none"]
 
@@ -74,7 +88,7 @@ class Lines:
         # in ASCII: what a client sent may hold lone surrogates, which UTF-8 has no bytes for
         return json.dumps(header, separators=(",", ":")).encode() + b"\n"
 
-    def event(self, event: Event | Exit) -> bytes:
+    def event(self, event: Recorded) -> bytes:
         """Return the lines for one event: none where it is not kept, or waits for the rest of a character."""
         match event:
             case Data(stream, payload):
@@ -85,6 +99,8 @@ class Lines:
                 return self.mark(f"signal {name}")
             case Eof():
                 return self._flush(STDIN) + self.mark("stdin ended")
+            case FileOperation():
+                return self._file(event)
             case Exit(status, signal):
                 return (
                     self.totals()
@@ -110,6 +126,10 @@ class Lines:
         return b"".join(
             _binary(0, number, stream.pending) for number, stream in self._streams.items() if stream.pending
         )
+
+    def _file(self, operation: FileOperation) -> bytes:
+        about = {"operation": operation.operation, "path": operation.path.decode("utf-8", "backslashreplace")}
+        return self._line("f", json.dumps(about))
 
     def _data(self, number: int, payload: bytes) -> bytes:
         stream = self._streams.get(number)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bastion.errors import BastionError, RecordingFailed
-from bastion.model import Event, Exit
+from bastion.model import Recorded
 from bastion.transcripts.age_file import AgeFile
 from bastion.transcripts.asciicast import Lines
 from bastion.transcripts.layout import SUFFIX
@@ -79,7 +79,7 @@ class Recorder:
         """The transcript's file."""
         return self.age.path
 
-    async def record(self, event: Event | Exit) -> None:
+    async def record(self, event: Recorded) -> None:
         """Put one event on record; when this returns, its encrypted record has been accepted by `write`.
 
         Waits while the worker is more than 1 MiB behind.

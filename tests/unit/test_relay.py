@@ -7,7 +7,7 @@ import pytest
 
 from bastion.config import SessionsSettings
 from bastion.errors import RecordingFailed, RuntimeFailed
-from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Identity, Name, Request, Target
+from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Identity, Name, Recorded, Request, Target
 from bastion.relay import relay
 from bastion.sessions import Sessions
 
@@ -35,13 +35,16 @@ class End:
     async def send(self, event: Event) -> None:
         self._happened.append(f"{self._name} got {event}")
 
+    def say(self, line: str) -> None:
+        self._happened.append(f"{self._name} was told {line}")
+
     async def wait(self) -> Exit:
         self._happened.append("waited")
         return Exit(3)
 
 
 async def _relay(happened: list[str], channel: End, program: End, *, fails_on: str = "nothing") -> Exit:
-    async def record(event: Event | Exit) -> None:
+    async def record(event: Recorded) -> None:
         if fails_on in str(event):
             raise RecordingFailed("the volume is full")
         happened.append(f"recorded {event}")
