@@ -8,7 +8,7 @@ from bastion.cli import main
 from bastion.config import Settings
 from bastion.errors import BastionError
 from bastion.keyring import Keyring
-from bastion.model import Request, Session, Target
+from bastion.model import Recorded, Request, Session, Target
 
 
 class _Nothing:
