@@ -159,11 +159,13 @@ async def test_a_node_that_was_taken_for_dead_comes_back(tmp_path: Path) -> None
     async with node(url, "one") as one, node(url, "two") as two:
         async with live(one, "1") as session:
             await _until(lambda: two.get("1") is not None)
-            with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as raw:
-                raw.execute(
+            with closing(sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)) as raw:
+                release = (
                     "UPDATE sessions SET state = 'terminated', ended_at = created_at, reason = 'its bastion stopped'"
                 )
-                raw.execute("DELETE FROM nodes WHERE name = 'one'")
+                for statement in (release, "DELETE FROM nodes WHERE name = 'one'"):
+                    # in a thread: who has the lock may need this loop to let go of it
+                    await asyncio.to_thread(raw.execute, statement)
                 read = "SELECT state, reason FROM sessions"
                 await _until(lambda: raw.execute(read).fetchall() == [("active", None)])
                 await _until(lambda: raw.execute("SELECT count(*) FROM nodes").fetchone() == (2,))
