@@ -163,16 +163,16 @@ async def test_a_node_that_was_taken_for_dead_comes_back(tmp_path: Path) -> None
                 release = (
                     "UPDATE sessions SET state = 'terminated', ended_at = created_at, reason = 'its bastion stopped'"
                 )
-                for statement in (release, "DELETE FROM nodes WHERE name = 'one'"):
+                for statement in (f"UPDATE sessions SET {ended}", "DELETE FROM nodes WHERE name = 'one'"):
                     # in a thread: who has the lock may need this loop to let go of it
                     await asyncio.to_thread(raw.execute, statement)
                 read = "SELECT state, reason FROM sessions"
                 await _until(lambda: raw.execute(read).fetchall() == [("active", None)])
                 await _until(lambda: raw.execute("SELECT count(*) FROM nodes").fetchone() == (2,))
             session.update(reason="the program ended", exit_status=0)
-        ended = await one.find("1")
-        assert ended is not None
-        assert (ended.state, ended.reason) == ("terminated", "the program ended")
+        found = await one.find("1")
+        assert found is not None
+        assert (found.state, found.reason) == ("terminated", "the program ended")
 
 
 async def test_a_node_of_another_host_that_falls_silent_is_released(tmp_path: Path) -> None:
