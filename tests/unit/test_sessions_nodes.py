@@ -163,7 +163,7 @@ async def test_a_node_that_was_taken_for_dead_comes_back(tmp_path: Path) -> None
                 release = (
                     "UPDATE sessions SET state = 'terminated', ended_at = created_at, reason = 'its bastion stopped'"
                 )
-                for statement in (f"UPDATE sessions SET {ended}", "DELETE FROM nodes WHERE name = 'one'"):
+                for statement in (release, "DELETE FROM nodes WHERE name = 'one'"):
                     # in a thread: who has the lock may need this loop to let go of it
                     await asyncio.to_thread(raw.execute, statement)
                 read = "SELECT state, reason FROM sessions"
