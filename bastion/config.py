@@ -78,6 +78,7 @@ Bytes = Annotated[int, BeforeValidator(_quantity(_SIZES, "size", '"64MiB"'), jso
 Words = tuple[Annotated[str, Field(min_length=1)], ...]
 Permission = Literal["shell", "exec", "files:read", "files:write", "forward", "agent", "toolbox"]
 
+EVERYWHERE = ("/**",)
 
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9.-]{1,253})):(\d{1,5})", re.ASCII)
 
@@ -263,6 +264,7 @@ class GrantSettings(_Section):
     services: Words = ("*",)
     allow: tuple[Permission, ...] = ("shell", "exec")
     command: Words = Field(default=(), description="the only commands that exec may run")
+    paths: Words = Field(default=EVERYWHERE, description="the only files that files:read and files:write are about")
     user: str | None = Field(default=None, description="the container user that programs run as")
     expires: AwareDatetime | None = None
     max_sessions: int | None = Field(default=None, ge=1, description="sessions by this grant at a time")
@@ -274,10 +276,28 @@ class GrantSettings(_Section):
             raise ValueError("needs users or groups")
         return self
 
+    @field_validator("paths")
+    @classmethod
+    def _as_real_paths_are(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse what no real path fits: it would only look like a right."""
+        if not value:
+            raise ValueError('must not be empty: leave it out, or write ["/app/log/**"]')
+        for pattern in value:
+            if not pattern.startswith("/"):
+                raise ValueError(f"{pattern} must be absolute, such as /app/log/**")
+            if "\0" in pattern or (pattern != "/" and {"", ".", ".."} & set(pattern.split("/")[1:])):
+                raise ValueError(f"{pattern!r} fits no real path: those have no NUL, no . or .., and no slash too many")
+        return value
+
     @model_validator(mode="after")
     def _bounds_what_it_says(self) -> "GrantSettings":
         if self.command and "shell" in self.allow:
             raise ValueError('command is no bound where a shell is allowed: add allow = ["exec"]')
+        if self.paths != EVERYWHERE:
+            if not {"files:read", "files:write"} & set(self.allow):
+                raise ValueError('paths are those of files: add "files:read" or "files:write" to allow')
+            if "shell" in self.allow or ("exec" in self.allow and not self.command):
+                raise ValueError("paths are no bound where any command may run: grant shell and exec apart from files")
         return self
 
 

@@ -111,7 +111,7 @@ class FileAccess:
     """Which files may be read and written: patterns that a real path in the container has to fit one of.
 
     `**` stands for anything, `*` and `?` for what holds no slash; a pattern that ends in `/**` fits the folder itself
-    too. `/**` is everything, no pattern nothing.
+    too. `/**` is everything, no pattern nothing. `files.access` compares.
     """
 
     read: tuple[str, ...] = ()

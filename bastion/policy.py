@@ -6,14 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, get_args
 
-from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
+from bastion.config import EVERYWHERE, GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
-from bastion.model import Identity, Name, Request, Target
+from bastion.model import FileAccess, Identity, Name, Request, Target
 
 SHOWN: Final = 20  # grants named in a hint
 _PLAIN: Final = r"[A-Za-z0-9 _./:=,@%+-]"  # means nothing to a shell
 _ASK = "ask whoever runs this bastion for a grant"
-_VERBS: Final[dict[Permission, str]] = {"shell": "open a shell", "exec": "run a command"}
+_PATHS_SHOWN: Final = 5  # of one grant
+_FILES: Final[tuple[Permission, ...]] = ("files:read", "files:write")
+_VERBS: Final[dict[Permission, str]] = {
+    "shell": "open a shell",
+    "exec": "run a command",
+    "files:read": "copy files",
+    "files:write": "copy files",
+}
 
 
 class Policy:
@@ -45,7 +52,7 @@ class Policy:
         Raises:
             Refused: there is no such grant, the key is for something else, or the request is of a kind not served.
         """
-        permission = _permission(request)
+        permissions = _permissions(request)
         if request.terminal is not None and not may_have_terminal(identity):
             raise Refused("this key may not have a terminal", "leave the terminal out: ssh -T")
         stack, services = _asked(request.name, target)
@@ -55,10 +62,10 @@ class Policy:
         fitting = [
             grant
             for grant in self._grants_of(identity)
-            if permission in grant.allow and any(_covers(identity, grant, stack, service) for service in services)
+            if _allows(grant, permissions) and any(_covers(identity, grant, stack, service) for service in services)
         ]
         for grant in fitting:
-            if permission != "exec" or not grant.command or _is_one_of(request.command or "", grant.command):
+            if permissions != ("exec",) or not grant.command or _is_one_of(request.command or "", grant.command):
                 return grant
         if fitting:
             commands = list(dict.fromkeys(pattern for grant in fitting for pattern in grant.command))
@@ -66,7 +73,7 @@ class Policy:
                 f"no grant lets {identity.user} run that command in {words}",
                 f"you may run: {'; '.join(commands[:SHOWN])}",
             )
-        raise Refused(f"no grant lets {identity.user} {_VERBS[permission]} in {words}", self._explain(identity))
+        raise Refused(f"no grant lets {identity.user} {_VERBS[permissions[0]]} in {words}", self._explain(identity))
 
     def allows(self, identity: Identity, permission: Permission, target: Target) -> bool:
         """Tell whether any grant gives the permission for the service of this container."""
@@ -75,6 +82,31 @@ class Policy:
             and any(_covers(identity, grant, target.stack, service) for service in (target.service, *target.aliases))
             for grant in self._grants_of(identity)
         )
+
+    def file_access(self, identity: Identity, where: Target | Name) -> FileAccess:
+        """Return which files the user may read and write there: what all the grants for them say together.
+
+        Only those count that name the container user of the first one, as whom the session runs: a narrow grant as root
+        and a wide one as somebody else are not a wide one as root. A name has its stack.
+        """
+        stack, services = _asked(where, None) if isinstance(where, Name) else _asked(Name(where.service), where)
+        grants = [
+            grant
+            for grant in self._grants_of(identity)
+            if _allows(grant, _FILES) and any(_covers(identity, grant, stack, service) for service in services)
+        ]
+        read, write = (
+            tuple(
+                dict.fromkeys(
+                    path
+                    for grant in grants
+                    if grant.user == grants[0].user and permission in grant.allow
+                    for path in grant.paths
+                )
+            )
+            for permission in _FILES
+        )
+        return FileAccess(read, write)
 
     def verdicts(self, user: str, name: Name) -> dict[Permission, int | None]:
         """Return for each permission the number of the first grant, from 0, that gives it; None where none does.
@@ -86,7 +118,10 @@ class Policy:
         found: dict[Permission, int | None] = dict.fromkeys(get_args(Permission))
         for number, grant in enumerate(self._grants):
             if self._is_for(grant, user) and any(_covers(identity, grant, stack, service) for service in services):
-                found |= {permission: number for permission in grant.allow if found[permission] is None}
+                first = next((found[one] for one in _FILES if found[one] is not None), None)
+                of_another = first is not None and self._grants[first].user != grant.user
+                given = [one for one in grant.allow if found[one] is None and not (one in _FILES and of_another)]
+                found |= dict.fromkeys(given, number)
         return found
 
     def admit(self, target: Target) -> None:
@@ -142,7 +177,7 @@ class Policy:
         """Say what the user may do instead."""
         allowed: dict[str, None] = {}
         for grant in self._grants_of(identity):
-            what = ", ".join(permission for permission in grant.allow if permission in _VERBS)
+            what = ", ".join(_with_paths(grant, permission) for permission in grant.allow if permission in _VERBS)
             places = (f"{service}@{stack}" for stack in grant.stacks for service in grant.services)
             allowed |= dict.fromkeys(f"{what} in {place}" for place in places if what)
         if not allowed:
@@ -157,11 +192,24 @@ def may_have_terminal(identity: Identity) -> bool:
     return identity.may_pty
 
 
-def _permission(request: Request) -> Permission:
-    if request.kind == "subsystem":
-        word = "sftp is" if request.command == "sftp" else "that subsystem is"
-        raise Refused(f"{word} not served yet", "files can be copied with rsync, or with scp -O")
-    return request.kind
+def _permissions(request: Request) -> tuple[Permission, ...]:
+    """Return the permissions of which the request needs one."""
+    if request.kind != "subsystem":
+        return (request.kind,)
+    if request.command != "sftp":
+        raise Refused("that subsystem is not served", "files are copied with sftp, scp or rsync")
+    return _FILES
+
+
+def _allows(grant: GrantSettings, permissions: Sequence[Permission]) -> bool:
+    return any(permission in grant.allow for permission in permissions)
+
+
+def _with_paths(grant: GrantSettings, permission: Permission) -> str:
+    if permission not in _FILES or grant.paths == EVERYWHERE:
+        return permission
+    more = ", …" if len(grant.paths) > _PATHS_SHOWN else ""
+    return f"{permission} of {', '.join(grant.paths[:_PATHS_SHOWN])}{more}"
 
 
 def _asked(name: Name, target: Target | None) -> tuple[str, tuple[str, ...]]:

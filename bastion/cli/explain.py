@@ -19,6 +19,7 @@ def explain(config: Path | None, user: str, name: str, *, as_json: bool) -> None
     """
     from bastion.config import load, locate
     from bastion.keyring import Keyring
+    from bastion.model import Identity
     from bastion.policy import Policy
     from bastion.targets import parse
 
@@ -30,14 +31,22 @@ def explain(config: Path | None, user: str, name: str, *, as_json: bool) -> None
     keyring = Keyring(settings.keys.home)
     policy = Policy(settings.grants, settings.stacks, settings.groups, clock=keyring.now)
     verdicts = policy.verdicts(user, asked)
+    files = policy.file_access(Identity(user, "", ""), asked)
+    paths = {"files:read": files.read, "files:write": files.write}
     if as_json:
-        write_json({"user": user, "name": name, "allowed": {word: _line(number) for word, number in verdicts.items()}})
+        allowed = {word: _line(number) for word, number in verdicts.items()}
+        write_json({"user": user, "name": name, "allowed": allowed, "paths": paths})
     else:
         rows = [
-            (word, "allowed" if number is not None else "refused", _line(number) or "no grant")
+            (
+                word,
+                "allowed" if number is not None else "refused",
+                _line(number) or "no grant",
+                ", ".join(paths.get(word, ())),
+            )
             for word, number in verdicts.items()
         ]
-        write_table(("PERMISSION", "VERDICT", "BY"), rows)
+        write_table(("PERMISSION", "VERDICT", "BY", "PATHS"), rows)
         for number in sorted({number for number in verdicts.values() if number is not None}):
             typer.echo(
                 f"{_line(number)}: {_words(settings.grants[number].model_dump(mode='json', exclude_defaults=True))}"

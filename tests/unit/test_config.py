@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "log.format": "console",
     "log.level": "debug",
 }
+FILE_GRANT = "[[grants]]\nusers = ['a']\nstacks = ['a']\nallow = ['files:read']\npaths = "
 REQUIRED: dict[str, dict[str, Any]] = {
     "stacks": {"name": "x"},
     "grants": {"users": ["x"], "groups": ["y"], "stacks": ["x"]},
@@ -162,6 +163,13 @@ def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[shh]\nlisten = []", "shh: unknown key"),
         ("[[stacks]]\nname = 'a'\n[[stacks]]\nname = 'b'\ncolour = 1", "stacks[1].colour: unknown key"),
         ("[[grants]]\nusers = ['a']", "grants[0].stacks: is required"),
+        (FILE_GRANT + "['log/**']", "grants[0].paths: log/** must be absolute, such as /app/log/**"),
+        (FILE_GRANT + "[]", "grants[0].paths: must not be empty"),
+        (FILE_GRANT + "['/a', '/b/../c']", "grants[0].paths: '/b/../c' fits no real path"),
+        (FILE_GRANT + "['/a//b']", "grants[0].paths: '/a//b' fits no real path"),
+        (FILE_GRANT + "['/a/']", "grants[0].paths: '/a/' fits no real path"),
+        (FILE_GRANT + '["/a\\u0000b"]', "grants[0].paths: '/a\\x00b' fits no real path"),
+        ("[[grants]]\nusers = ['a']\nstacks = ['a']\npaths = ['/a']", "grants[0]: paths are those of files: add"),
         ("[[stacks]]\nuser = 'a'", "stacks[0].name: is required"),
         ("[[stacks]]\nname = ''", "stacks[0].name: must not be empty"),
         ("[[stacks]]\nname = 'a'\n[[stacks]]\nname = 'a'", "stacks: has more than one entry for a"),

@@ -22,6 +22,16 @@ stacks = ["*"]
 allow = ["exec"]
 command = ["uptime"]
 [[grants]]
+users = ["carol"]
+stacks = ["mystack"]
+allow = ["files:read"]
+paths = ["/app/log/**"]
+[[grants]]
+users = ["carol"]
+stacks = ["*"]
+allow = ["files:read", "files:write"]
+paths = ["/tmp/*"]
+[[grants]]
 users = ["alice"]
 stacks = ["old"]
 expires = 2020-01-01T00:00:00Z
@@ -43,6 +53,7 @@ def check(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         ("alice", "db@mystack", {}),
         ("bob", "db@anything", {"exec": "grants[1]"}),
         ("alice", "web@old", {}),
+        ("carol", "web@mystack", {"files:read": "grants[2]", "files:write": "grants[3]"}),
         ("eve", "web@mystack", {}),
     ],
 )
@@ -55,6 +66,17 @@ def test_every_verdict_names_its_line(tmp_path: Path, user: str, name: str, allo
     table = check(tmp_path, "--user", user, name).stdout
     assert table.count("refused") == len(said) - len(allowed)
     assert not allowed or "grants[" in table
+
+
+def test_files_are_explained_by_their_paths(tmp_path: Path) -> None:
+    """For files:read and files:write the paths of all the grants that count are shown."""
+    said = json.loads(check(tmp_path, "--user", "carol", "web@mystack", "--json").stdout)
+    assert said["paths"] == {"files:read": ["/app/log/**", "/tmp/*"], "files:write": ["/tmp/*"]}
+    assert "/app/log/**, /tmp/*" in check(tmp_path, "--user", "carol", "web@mystack").stdout
+    assert json.loads(check(tmp_path, "--user", "alice", "web@mystack", "--json").stdout)["paths"] == {
+        "files:read": [],
+        "files:write": [],
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
-from bastion.model import Identity, Name, Request, Target, Terminal
+from bastion.model import FileAccess, Identity, Name, Request, Target, Terminal
 from bastion.policy import SHOWN, Policy, may_have_terminal
 
 ALICE = Identity("alice", "SHA256:x", "192.0.2.7")
@@ -21,6 +21,13 @@ def grant(
 ) -> GrantSettings:
     words = {"users": users, "stacks": stacks, "services": services, "allow": allow}
     return GrantSettings.model_validate({name: value.split() for name, value in words.items()} | {"user": user})
+
+
+def files(
+    users: str, stacks: str, *paths: str, services: str = "*", allow: str = "files:read", user: str | None = None
+) -> GrantSettings:
+    said = {"users": [users], "stacks": [stacks], "services": [services], "allow": allow.split()}
+    return GrantSettings.model_validate(said | {"paths": paths, "user": user})
 
 
 def ask(name: str, kind: Literal["shell", "exec", "subsystem"] = "shell", command: str | None = None) -> Request:
@@ -193,15 +200,72 @@ def test_terminal_is_refused_to_a_key_without() -> None:
     assert allowed(policy, ALICE, replace(ask("web@shop"), terminal=TERMINAL))
 
 
-@pytest.mark.parametrize("command", ["sftp", "netconf", "\x1b[2J" * 999, None])
-def test_subsystem_is_refused_with_what_works(command: str | None) -> None:
-    """No subsystem is served yet; the hint says how files are copied, and nothing of the client's words is repeated."""
-    with pytest.raises(Refused, match="not served yet") as caught:
+@pytest.mark.parametrize("command", ["netconf", "sftp ", "SFTP", "\x1b[2J" * 999, None])
+def test_other_subsystem_is_refused_with_what_works(command: str | None) -> None:
+    """No subsystem but sftp is served; the hint says how files are copied, and no word of the client's is repeated."""
+    with pytest.raises(Refused, match="is not served") as caught:
         Policy([grant("*", "*", "*", "shell exec files:read files:write")]).authorize(
             ALICE, ask("web@shop", "subsystem", command)
         )
-    assert "scp -O" in caught.value.hint
+    assert "sftp, scp" in caught.value.hint
     assert caught.value.public.isprintable()
+
+
+@pytest.mark.parametrize("allow", ["files:read", "files:write", "files:read files:write"])
+def test_files_may_be_all_that_is_granted(allow: str) -> None:
+    """Who may read or write files may start sftp, and neither a shell nor a command."""
+    policy = Policy([grant("alice", "shop", "web", "forward"), grant("alice", "shop", "web", allow, "app")])
+    assert policy.authorize(ALICE, ask("web@shop", "subsystem", "sftp")).user == "app"
+    assert not allowed(policy, ALICE, ask("web@shop"))
+    assert not allowed(policy, ALICE, ask("web@shop", "exec", "id"))
+    assert not allowed(policy, ALICE, ask("db@shop", "subsystem", "sftp"))
+
+
+def test_shell_is_no_right_to_files() -> None:
+    """Without a grant for files sftp is refused, with what the user may do, paths and all."""
+    policy = Policy([grant("alice", "shop", "web"), files("alice", "shop", "/app/log/**", "/tmp/*", services="db")])
+    with pytest.raises(Refused, match="no grant lets alice copy files in web@shop") as caught:
+        policy.authorize(ALICE, ask("web@shop", "subsystem", "sftp"))
+    assert caught.value.hint == "you may shell, exec in web@shop; files:read of /app/log/**, /tmp/* in db@shop"
+
+
+def test_access_to_files_is_what_the_grants_say_together() -> None:
+    """All live grants for the service and as the same container user add up; no other grant does."""
+    web = Target("docker", "shop", "web", "id", "shop-web-1", aliases=("front",))
+    gone = datetime(2020, 1, 1, tzinfo=UTC)
+    policy = Policy(
+        [
+            grant("alice", "shop", "web"),
+            files("alice", "shop", "/app/log/**", user="app"),
+            files("alice", "shop", "/root/**", user="root"),
+            files("alice", "shop", "/etc/**"),
+            files(
+                "alice", "shop", "/in/**", "/app/log/**", allow="files:read files:write", user="app", services="front"
+            ),
+            files("alice", "shop", "/db/**", user="app", services="db"),
+            files("bob", "shop", "/bob/**", user="app"),
+            files("alice", "shop", "/old/**", user="app").model_copy(update={"expires": gone}),
+        ]
+    )
+    both = FileAccess(("/app/log/**", "/in/**"), ("/in/**", "/app/log/**"))
+    assert policy.file_access(ALICE, web) == both
+    assert policy.file_access(ALICE, Name("web", stack="shop")) == FileAccess(("/app/log/**",))
+    assert policy.file_access(replace(ALICE, key_service="front"), web) == both
+    assert policy.file_access(replace(ALICE, key_service="db"), web) == FileAccess()
+    assert policy.file_access(replace(ALICE, key_stack="blog"), web) == FileAccess()
+    assert policy.file_access(replace(ALICE, user="eve"), web) == FileAccess()
+    whole = Policy([grant("alice", "shop", "*", "files:read files:write")])
+    assert whole.file_access(ALICE, web).is_whole
+
+
+def test_verdict_on_files_is_as_one_container_user() -> None:
+    """A grant for files as another container user than that of the first gives nothing, and no verdict names it."""
+    policy = Policy(
+        [files("alice", "shop", "/a/**", user="app"), files("alice", "shop", "/b", allow="files:write", user="root")]
+    )
+    verdicts = policy.verdicts("alice", Name("web", stack="shop"))
+    assert (verdicts["files:read"], verdicts["files:write"]) == (0, None)
+    assert policy.file_access(ALICE, Name("web", stack="shop")) == FileAccess(("/a/**",))
 
 
 def test_hint_says_what_the_user_may_do() -> None:
@@ -259,6 +323,7 @@ def test_every_permission_is_no_other() -> None:
         policy = Policy([grant("alice", "shop", "*", permission)])
         assert allowed(policy, ALICE, ask("web@shop")) is (permission == "shell")
         assert allowed(policy, ALICE, ask("web@shop", "exec", "id")) is (permission == "exec")
+        assert allowed(policy, ALICE, ask("web@shop", "subsystem", "sftp")) is permission.startswith("files:")
 
 
 def test_group_is_its_users() -> None:
@@ -343,3 +408,27 @@ def test_commands_are_no_bound_where_a_shell_is_allowed(allow: tuple[str, ...] |
     with pytest.raises(ValidationError, match="command is no bound"):
         GrantSettings.model_validate(said)
     GrantSettings.model_validate(said | {"allow": ("exec", "forward")})
+
+
+def test_commands_bound_no_files() -> None:
+    """The commands that a grant names are those of exec; sftp by the same grant is bounded by its paths."""
+    said = {"users": ("alice",), "stacks": ("shop",), "command": ("uptime",), "allow": ("exec", "files:read")}
+    policy = Policy([GrantSettings.model_validate(said | {"paths": ("/app/log/**",)})])
+    assert allowed(policy, ALICE, ask("web@shop", "subsystem", "sftp"))
+    assert not allowed(policy, ALICE, ask("web@shop", "exec", "id"))
+
+
+@pytest.mark.parametrize(
+    ("allow", "words"),
+    [
+        (("exec",), "those of files"),
+        (("shell", "files:read"), "no bound where any command may run"),
+        (("exec", "files:write"), "no bound where any command may run"),
+    ],
+)
+def test_paths_are_refused_where_they_bound_nothing(allow: tuple[str, ...], words: str) -> None:
+    """A grant with paths and no files, or beside a shell, is refused rather than taken for a bound."""
+    said = {"users": ("alice",), "stacks": ("shop",), "paths": ("/app/log/**",), "allow": allow}
+    with pytest.raises(ValidationError, match=words):
+        GrantSettings.model_validate(said)
+    GrantSettings.model_validate(said | {"paths": ("/**",)})
