@@ -83,6 +83,11 @@ EVERYWHERE = ("/**",)
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9.-]{1,253})):(\d{1,5})", re.ASCII)
 
 
+_HOST_AND_PORTS = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9][A-Za-z0-9._-]{0,252}):(\*|[1-9]\d{0,4})", re.ASCII
+)
+
+
 def _one_or_more(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -97,6 +102,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class _Section(BaseModel):
@@ -266,6 +279,7 @@ class GrantSettings(_Section):
     command: Words = Field(default=(), description="the only commands that exec may run")
     paths: Words = Field(default=EVERYWHERE, description="the only files that files:read and files:write are about")
     user: str | None = Field(default=None, description="the container user that programs run as")
+    permitopen: Words = Field(default=(), description="what forward may reach besides the container's own loopback")
     expires: AwareDatetime | None = None
     max_sessions: int | None = Field(default=None, ge=1, description="sessions by this grant at a time")
     watch_notice: bool = Field(default=True, description="the user is told when somebody watches the session")
@@ -298,7 +312,20 @@ class GrantSettings(_Section):
                 raise ValueError('paths are those of files: add "files:read" or "files:write" to allow')
             if "shell" in self.allow or ("exec" in self.allow and not self.command):
                 raise ValueError("paths are no bound where any command may run: grant shell and exec apart from files")
+        if self.permitopen and "forward" not in self.allow:
+            raise ValueError('permitopen opens nothing without allow = ["forward"]')
         return self
+
+    @field_validator("permitopen")
+    @classmethod
+    def _places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for place in value:
+            match = _HOST_AND_PORTS.fullmatch(place)
+            if match is None or (match[2] != "*" and int(match[2]) >= 2**16):
+                raise ValueError("must be HOST:PORT or HOST:*, an address of IPv6 in brackets")
+            if match[1] is not None and not _is_ipv6(match[1]):
+                raise ValueError(f"is no address of IPv6: {match[1]}")
+        return value
 
 
 class Settings(BaseSettings):

@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, get_args
 
@@ -21,6 +22,18 @@ _VERBS: Final[dict[Permission, str]] = {
     "files:read": "copy files",
     "files:write": "copy files",
 }
+NOT_SERVED: Final[frozenset[Permission]] = frozenset({"forward", "agent"})  # yet
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The numbers, from 0, of the grants that give a permission, or why none does.
+
+    Several count where each gives something: those for some commands, up to one for all, and all those for files.
+    """
+
+    grants: tuple[int, ...] = ()
+    why_not: str = ""
 
 
 class Policy:
@@ -108,21 +121,40 @@ class Policy:
         )
         return FileAccess(read, write)
 
-    def verdicts(self, user: str, name: Name) -> dict[Permission, int | None]:
-        """Return for each permission the number of the first grant, from 0, that gives it; None where none does.
+    def verdicts(self, user: str, name: Name) -> dict[Permission, Verdict]:
+        """Return for each permission the grants that give it, or why none does; the name has its stack.
 
-        What the key's own line forbids is not looked at. The name has its stack.
+        What the key's own line forbids is not looked at.
         """
-        identity = Identity(user, "", "")
+        return {permission: self._verdict(user, name, permission) for permission in get_args(Permission)}
+
+    def _verdict(self, user: str, name: Name, permission: Permission) -> Verdict:
         stack, services = _asked(name, None)
-        found: dict[Permission, int | None] = dict.fromkeys(get_args(Permission))
-        for number, grant in enumerate(self._grants):
-            if self._is_for(grant, user) and any(_covers(identity, grant, stack, service) for service in services):
-                first = next((found[one] for one in _FILES if found[one] is not None), None)
-                of_another = first is not None and self._grants[first].user != grant.user
-                given = [one for one in grant.allow if found[one] is None and not (one in _FILES and of_another)]
-                found |= dict.fromkeys(given, number)
-        return found
+        identity = Identity(user, "", "")
+        theirs = {number: grant for number, grant in enumerate(self._grants) if self._names(grant, user)}
+        there = {
+            number: grant
+            for number, grant in theirs.items()
+            if any(_covers(identity, grant, stack, service) for service in services)
+        }
+        giving = [number for number, grant in there.items() if permission in grant.allow]
+        good = [number for number in giving if not self._has_expired(there[number])]
+        if good and permission in _FILES:
+            files = (number for number, grant in there.items() if _allows(grant, _FILES))
+            first = next(number for number in files if not self._has_expired(there[number]))
+            counting = tuple(number for number in good if there[number].user == there[first].user)
+            return Verdict(
+                counting, "" if counting else f"not for the container user of {lines([first])}: {lines(good)}"
+            )
+        if good:
+            whole = (at for at, number in enumerate(good) if permission != "exec" or not there[number].command)
+            return Verdict(tuple(good[: next(whole, len(good)) + 1]))
+        if giving:
+            return Verdict(why_not=f"{lines(giving)} {'has' if len(giving) == 1 else 'have'} expired")
+        if there:
+            return Verdict(why_not=f"not in allow of {lines(there)}")
+        place = f"{name.service}@{stack}"
+        return Verdict(why_not=f"no grant for {user} is for {place}" if theirs else f"there is no grant for {user}")
 
     def admit(self, target: Target) -> None:
         """Let only those containers be entered that are not as good as the host, unless their stack says otherwise.
@@ -168,8 +200,12 @@ class Policy:
         return (grant for grant in self._grants if self._is_for(grant, identity.user))
 
     def _is_for(self, grant: GrantSettings, user: str) -> bool:
-        if grant.expires is not None and self._clock() >= grant.expires.timestamp():
-            return False
+        return not self._has_expired(grant) and self._names(grant, user)
+
+    def _has_expired(self, grant: GrantSettings) -> bool:
+        return grant.expires is not None and self._clock() >= grant.expires.timestamp()
+
+    def _names(self, grant: GrantSettings, user: str) -> bool:
         groups = (self._members.get(group, ()) for group in grant.groups)
         return _matches(user, grant.users) or any(_matches(user, members) for members in groups)
 
@@ -185,6 +221,11 @@ class Policy:
         more = f"; and {len(allowed) - SHOWN} more" if len(allowed) > SHOWN else ""
         bound = f", with this key in {_key_bounds(identity)} only" if identity.key_stack or identity.key_service else ""
         return f"you may {'; '.join(list(allowed)[:SHOWN])}{more}{bound}"
+
+
+def lines(numbers: Iterable[int]) -> str:
+    """Name grants by their places in the configuration."""
+    return ", ".join(f"grants[{number}]" for number in numbers)
 
 
 def may_have_terminal(identity: Identity) -> bool:

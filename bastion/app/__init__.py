@@ -23,7 +23,7 @@ from bastion.errors import SessionEnded
 from bastion.gateway import Gateway, Rules
 from bastion.keyring import Keyring, open_keyring
 from bastion.metrics import Metrics
-from bastion.policy import Policy
+from bastion.policy import NOT_SERVED, Policy
 from bastion.runtimes import Runtime
 from bastion.sessions import Sessions
 from bastion.ssh import SshServer
@@ -99,6 +99,7 @@ async def serve(
     metrics = Metrics()
     sessions = open_sessions(settings, node)
     transcripts = open_transcripts(settings, keyring, node)
+    _warn_of_what_is_not_served(settings)
     gateway = Gateway(
         rules(settings, adapters, keyring, only_engine=next(iter(runtimes)) if runtimes else None),
         sessions=sessions,
@@ -154,6 +155,13 @@ def _apply(settings: Settings, *, gateway: Gateway, adapters: Adapters, keyring:
     fresh = rules(settings, adapters, keyring)
     adapters.apply(settings)
     gateway.replace_rules(fresh)
+    _warn_of_what_is_not_served(settings)
+
+
+def _warn_of_what_is_not_served(settings: Settings) -> None:
+    for number, grant in enumerate(settings.grants):
+        if words := sorted(NOT_SERVED.intersection(grant.allow)):
+            log.warning("granted but not served yet", grant=f"grants[{number}]", permissions=words)
 
 
 async def _close(adapters: Mapping[str, Runtime]) -> None:

@@ -96,9 +96,16 @@ def _wrong(part: str, error: BastionError) -> Finding:
 
 
 def _look_at_grants(settings: "Settings") -> Iterator[Finding]:
+    from bastion.policy import NOT_SERVED
+
     if settings.grants:
         users = sorted({user for grant in settings.grants for user in grant.users})
-        yield Finding("grants", right=True, words=f"{len(settings.grants)} for {', '.join(users)}")
+        groups = sorted({f"the group {group}" for grant in settings.grants for group in grant.groups})
+        yield Finding("grants", right=True, words=f"{len(settings.grants)} for {', '.join([*users, *groups])}")
+        for number, grant in enumerate(settings.grants):
+            if idle := sorted(NOT_SERVED.intersection(grant.allow)):
+                words = f"grants[{number}] allows {', '.join(idle)}: that is not served yet"
+                yield Finding("grants", right=True, words=words)
     else:
         yield Finding(
             "grants", right=False, words="there are none, so nobody may enter anything", hint="add [[grants]]"

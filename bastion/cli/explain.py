@@ -18,9 +18,9 @@ def explain(config: Path | None, user: str, name: str, *, as_json: bool) -> None
         NoSuchTarget: the name is none.
     """
     from bastion.config import load, locate
-    from bastion.keyring import Keyring
+    from bastion.keyring.clock import Clock
     from bastion.model import Identity
-    from bastion.policy import Policy
+    from bastion.policy import NOT_SERVED, Policy, lines
     from bastion.targets import parse
 
     path = locate(config)
@@ -28,35 +28,39 @@ def explain(config: Path | None, user: str, name: str, *, as_json: bool) -> None
     asked = parse(name)
     if asked.stack is None:
         raise ConfigurationError(f"{name} names no stack", "write SERVICE@STACK, such as web@mystack")
-    keyring = Keyring(settings.keys.home)
-    policy = Policy(settings.grants, settings.stacks, settings.groups, clock=keyring.now)
+    clock = Clock(settings.keys.home / "clock")
+    clock.load()
+    policy = Policy(settings.grants, settings.stacks, settings.groups, clock=clock.now)
     verdicts = policy.verdicts(user, asked)
     files = policy.file_access(Identity(user, "", ""), asked)
     paths = {"files:read": files.read, "files:write": files.write}
     if as_json:
-        allowed = {word: _line(number) for word, number in verdicts.items()}
-        write_json({"user": user, "name": name, "allowed": allowed, "paths": paths})
+        write_json(
+            {
+                "user": user,
+                "name": name,
+                "allowed": {word: [f"grants[{number}]" for number in one.grants] for word, one in verdicts.items()},
+                "refused": {word: one.why_not for word, one in verdicts.items() if not one.grants},
+                "not_served": sorted(NOT_SERVED),
+                "paths": paths,
+            }
+        )
     else:
         rows = [
             (
                 word,
-                "allowed" if number is not None else "refused",
-                _line(number) or "no grant",
+                "allowed" if one.grants else "refused",
+                (lines(one.grants) or one.why_not) + ("; it is not served yet" if word in NOT_SERVED else ""),
                 ", ".join(paths.get(word, ())),
             )
-            for word, number in verdicts.items()
+            for word, one in verdicts.items()
         ]
         write_table(("PERMISSION", "VERDICT", "BY", "PATHS"), rows)
-        for number in sorted({number for number in verdicts.values() if number is not None}):
-            typer.echo(
-                f"{_line(number)}: {_words(settings.grants[number].model_dump(mode='json', exclude_defaults=True))}"
-            )
-    if all(number is None for number in verdicts.values()):
+        for number in sorted({number for one in verdicts.values() for number in one.grants}):
+            words = _words(settings.grants[number].model_dump(mode="json", exclude_defaults=True))
+            typer.echo(f"{lines([number])}: {words}")
+    if not any(one.grants for one in verdicts.values()):
         raise typer.Exit(1)
-
-
-def _line(number: int | None) -> str | None:
-    return None if number is None else f"grants[{number}]"
 
 
 def _words(grant: dict[str, object]) -> str:

@@ -45,11 +45,11 @@ def test_a_grant_taken_away_ends_its_sessions(own: Bastion) -> None:
 
 def test_a_grant_that_expires_ends_its_sessions(own: Bastion) -> None:
     """A shell lasts until its grant expires, and ends within 5 s of that."""
-    moment = datetime.now(UTC) + timedelta(seconds=8)
-    own.config.write_text(own.config.read_text().replace(GRANT, f"{GRANT}expires = {moment:%Y-%m-%dT%H:%M:%S.%fZ}\n"))
     own.start()
     shell = own.terminal()
     shell.expect(PROMPT)
+    moment = datetime.now(UTC) + timedelta(seconds=8)
+    _write(own, own.config.read_text().replace(GRANT, f"{GRANT}expires = {moment:%Y-%m-%dT%H:%M:%S.%fZ}\n"))
     shell.expect(rb"bastion: error: the grant for this session is gone", timeout=15)
     assert datetime.now(UTC) >= moment
     shell.expect(pexpect.EOF, timeout=5)
@@ -66,6 +66,18 @@ def test_a_grant_for_some_commands(own: Bastion) -> None:
         assert (done.returncode, done.stdout) == (252, b"")
         assert b"you may run: echo *" in done.stderr
     assert own.ssh(input=b"id\n").returncode == 252
+
+
+def test_what_is_granted_but_not_served_is_logged(own: Bastion) -> None:
+    """A grant of what does nothing yet is named at the start, and when a reload brings it."""
+    good = own.config.read_text()
+    own.config.write_text(good.replace(GRANT, f'{GRANT}allow = ["exec", "forward"]\npermitopen = ["db:5432"]\n'))
+    own.start()
+    (line,) = own.events("granted but not served yet")
+    assert (line["grant"], line["permissions"]) == ("grants[0]", ["forward"])
+    _write(own, good.replace(GRANT, f'{GRANT}allow = ["exec", "agent"]\n'))
+    assert _wait(20, lambda: len(own.events("granted but not served yet")) == 2)
+    assert own.events("granted but not served yet")[1]["permissions"] == ["agent"]
 
 
 def test_a_hundred_reloads_lose_no_session(own: Bastion) -> None:

@@ -236,6 +236,25 @@ def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[api]\nlisten = '0.0.0.0:80'", "api: listening on 0.0.0.0 needs certificate and private_key"),
         ("[[grants]]\nusers = ['a']\nstacks = ['b']\nallow = ['root']", 'grants[0].allow[0]: must be "shell", "exec",'),
         ("[[grants]]\nusers = 'a'\nstacks = ['b']", "grants[0].users: must be a list"),
+        *(
+            (
+                f"[[grants]]\nusers = ['a']\nstacks = ['b']\nallow = ['forward']\npermitopen = ['{place}']",
+                f"grants[0].permitopen: {words}",
+            )
+            for place, words in (
+                ("db", "must be HOST:PORT or HOST:*"),
+                ("db:0", "must be HOST:PORT or HOST:*"),
+                ("db:65536", "must be HOST:PORT or HOST:*"),
+                ("*:80", "must be HOST:PORT or HOST:*"),
+                ("fd00::1:80", "must be HOST:PORT or HOST:*"),
+                ("[::x]:80", "must be HOST:PORT or HOST:*"),
+                ("[1.2.3]:80", "is no address of IPv6"),
+            )
+        ),
+        (
+            "[[grants]]\nusers = ['a']\nstacks = ['b']\npermitopen = ['db:5432']",
+            'grants[0]: permitopen opens nothing without allow = ["forward"]',
+        ),
     ],
 )
 def test_mistake_is_named_by_its_path(text: str, words: str, tmp_path: Path) -> None:
@@ -246,6 +265,13 @@ def test_mistake_is_named_by_its_path(text: str, words: str, tmp_path: Path) -> 
     assert f"{path}: {words}" in caught.value.public
     assert caught.value.exit_status == 1
     assert not re.search(r"tuple|dictionary|pydantic|Settings|[Ii]nput should", caught.value.public)
+
+
+def test_places_to_forward_to(tmp_path: Path) -> None:
+    """Names, addresses and those of IPv6 in brackets, with a port or all of them, are what `permitopen` may hold."""
+    places = ["db:5432", "192.0.2.7:80", "[2001:db8::7]:443", "cache.internal:*"]
+    text = f"[[grants]]\nusers = ['a']\nstacks = ['b']\nallow = ['forward']\npermitopen = {json.dumps(places)}\n"
+    assert load(written(tmp_path, text)).grants[0].permitopen == tuple(places)
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from bastion.config import GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
 from bastion.model import FileAccess, Identity, Name, Request, Target, Terminal
-from bastion.policy import SHOWN, Policy, may_have_terminal
+from bastion.policy import SHOWN, Policy, Verdict, may_have_terminal
 
 ALICE = Identity("alice", "SHA256:x", "192.0.2.7")
 TERMINAL = Terminal("xterm", 80, 24)
@@ -264,7 +264,8 @@ def test_verdict_on_files_is_as_one_container_user() -> None:
         [files("alice", "shop", "/a/**", user="app"), files("alice", "shop", "/b", allow="files:write", user="root")]
     )
     verdicts = policy.verdicts("alice", Name("web", stack="shop"))
-    assert (verdicts["files:read"], verdicts["files:write"]) == (0, None)
+    assert verdicts["files:read"] == Verdict((0,))
+    assert verdicts["files:write"] == Verdict(why_not="not for the container user of grants[0]: grants[1]")
     assert policy.file_access(ALICE, Name("web", stack="shop")) == FileAccess(("/a/**",))
 
 
@@ -372,13 +373,39 @@ def test_command_must_fit_a_pattern(command: str, *, expected: bool) -> None:
 
 
 def test_verdicts_name_the_grant() -> None:
-    """For each permission the first grant that gives it is named by its number, and None stands for no grant."""
+    """For each permission the grant that gives it is named by its number; what no grant gives has its reason."""
     policy = Policy([grant("bob", "*"), grant("alice", "shop", "web", "shell"), grant("*", "*", "*", "shell exec")])
+    missing = Verdict(why_not="not in allow of grants[1], grants[2]")
     assert policy.verdicts("alice", Name("web", stack="shop")) == {
-        "shell": 1, "exec": 2, "files:read": None, "files:write": None, "forward": None, "agent": None,
-        "toolbox": None,
+        "shell": Verdict((1,)), "exec": Verdict((2,)), "files:read": missing, "files:write": missing,
+        "forward": missing, "agent": missing, "toolbox": missing,
     }  # fmt: skip
-    assert policy.verdicts("bob", Name("db", stack="shop"))["shell"] == 0
+    assert policy.verdicts("bob", Name("db", stack="shop"))["shell"] == Verdict((0,))
+
+
+def test_verdicts_say_why_not() -> None:
+    """A user nobody grants anything, another place, and a grant that has expired: each is refused in its own words."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    expired = grant("alice", "old", "*", "shell").model_copy(update={"expires": moment})
+    policy = Policy([grant("alice", "shop", "web"), expired, expired], clock=moment.timestamp)
+    assert policy.verdicts("eve", Name("web", stack="shop"))["shell"].why_not == "there is no grant for eve"
+    assert policy.verdicts("alice", Name("db", stack="shop"))["exec"].why_not == "no grant for alice is for db@shop"
+    old = policy.verdicts("alice", Name("web", stack="old"))
+    assert (old["shell"].why_not, old["exec"].why_not) == (
+        "grants[1], grants[2] have expired",
+        "not in allow of grants[1], grants[2]",
+    )
+
+
+def test_verdicts_on_commands_name_all_that_count() -> None:
+    """Grants for some commands are named with the first one for all of them, as `authorize` goes through them."""
+    bound = grant("alice", "shop", "web", "exec").model_copy(update={"command": ("uptime",)})
+    name = Name("web", stack="shop")
+    assert Policy([bound, bound]).verdicts("alice", name)["exec"] == Verdict((0, 1))
+    policy = Policy([bound, grant("alice", "shop", "web", "exec"), bound])
+    assert policy.verdicts("alice", name)["exec"] == Verdict((0, 1))
+    assert allowed(policy, ALICE, ask("web@shop", "exec", "id"))
+    assert not allowed(Policy([bound, bound]), ALICE, ask("web@shop", "exec", "id"))
 
 
 def test_permission_for_a_container() -> None:
