@@ -8,6 +8,7 @@ BastionError                    255   the bastion failed
 ├── SessionEnded                253   ended by an administrator, a limit or a timer
 │   └── LimitReached            253   too many sessions at once
 ├── ClientGone                  255   the client went away; nobody is left to be told
+├── Malformed                   255   what was sent breaks the rules of its protocol
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
 ├── FileFailed                    1   a file operation in a container failed; the session goes on
 ├── DatabaseFailed              255   the sessions' database does not answer
@@ -82,6 +83,12 @@ class ClientGone(BastionError):
     """The client went away; nobody is left to be told."""
 
     code = "client-gone"
+
+
+class Malformed(BastionError):
+    """What was sent breaks the rules of its protocol; nothing that follows it can be understood."""
+
+    code = "malformed"
 
 
 class RecordingFailed(BastionError):
