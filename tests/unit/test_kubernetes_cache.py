@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bastion.model import Target
+from bastion.errors import ContainerEnded
+from bastion.model import Name, Request, Target
+from bastion.runtimes.kubernetes import KubernetesRuntime
 from bastion.runtimes.kubernetes import cache as kubernetes_cache
 from bastion.runtimes.kubernetes.cache import Cache
 from bastion.runtimes.kubernetes.cluster import Cluster
@@ -39,6 +41,8 @@ class Server:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         is_pods = request.path.endswith("/pods")
+        if request.path.endswith("/exec"):
+            return web.json_response({"kind": "Status", "reason": "NotFound"}, status=404)
         if "watch" in request.query:
             return await self._watch(request, is_pods=is_pods)
         self.lists.append(request.path)
@@ -71,13 +75,19 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def cache(server: Server, tmp_path: Path) -> AsyncIterator[Cache]:
-    """Give a cache over that server, `lasting` of it kept for good."""
-    kubeconfig = tmp_path / "config"
-    kubeconfig.write_text(
+def kubeconfig(server: Server, tmp_path: Path) -> Path:
+    """Give a kubeconfig of that server."""
+    written = tmp_path / "config"
+    written.write_text(
         "current-context: it\ncontexts: [{name: it, context: {cluster: it}}]\n"
         f"clusters: [{{name: it, cluster: {{server: '{server.address}'}}}}]\n"
     )
+    return written
+
+
+@pytest.fixture
+async def cache(kubeconfig: Path) -> AsyncIterator[Cache]:
+    """Give a cache over that server, `lasting` of it kept for good."""
     cluster = Cluster(kubeconfig, None)
     made = Cache(cluster, ["lasting"])
     yield made
@@ -100,6 +110,7 @@ async def test_those_who_ask_at_once_share_one_list(server: Server, cache: Cache
     views = await asyncio.gather(*(cache.view("shop") for _ in range(50)))
     assert all(list(view.pods) == ["web"] for view in views)
     assert len(server.lists) == 4
+    await until(lambda: cache._kept["shop"].is_current)  # noqa: SLF001 - no call would wait for the watches
     await asyncio.gather(*(cache.view("shop") for _ in range(50)))
     assert len(server.lists) == 4
     await asyncio.gather(*(cache.view("shop", anew=True) for _ in range(50)))
@@ -189,6 +200,23 @@ async def test_what_an_old_watch_says_after_a_list_is_not_believed(
     server.events.put_nowait({"type": "DELETED", "object": pod("second", 3)})
     await until(lambda: server.watched == ["1", "9"])
     assert set((await cache.view("shop")).pods) == {"web", "second"}
+
+
+async def test_a_pod_that_a_silent_watch_kept_is_looked_for_once_more(server: Server, kubeconfig: Path) -> None:
+    """Before the session is told that it is gone: whoever connects again finds what there is."""
+    runtime = KubernetesRuntime(kubeconfig, None, namespaces={"mystack": "shop"})
+    (gone,) = await runtime.find("mystack", "web")
+    await until(lambda: runtime._cache._kept["shop"].is_current)  # noqa: SLF001 - no call would wait for the watches
+    server.pods, server.version = [pod("next", 9)], 9
+    assert await runtime.find("mystack", "web") == [gone]
+    for _ in range(2):
+        with pytest.raises(ContainerEnded, match="the pod web is gone"):
+            async with runtime.exec(gone, Request("u" * 16, Name("web"), "exec", "true")):
+                pytest.fail("it ran")
+        assert server.lists.count("/api/v1/namespaces/shop/pods") == 2
+    (found,) = await runtime.find("mystack", "next")
+    assert found.pod_name == "next"
+    await runtime.close()
 
 
 @pytest.mark.parametrize(

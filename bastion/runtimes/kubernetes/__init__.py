@@ -1,16 +1,17 @@
 """The Kubernetes runtime: names become pods, requests become execs, and nothing is left behind."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import structlog
 
-from bastion.errors import NoSuchTarget, RuntimeFailed, RuntimeUnreachable
+from bastion.errors import ContainerEnded, NoSuchTarget, RuntimeFailed, RuntimeUnreachable
 from bastion.model import Request, Target
 from bastion.runtimes import Connection, Exec
 from bastion.runtimes.dialling import by_exec
@@ -92,9 +93,19 @@ class KubernetesRuntime:
             return found
         return self._targets(await self._cache.view(namespace, anew=True), stack, namespace, service, container)
 
-    def exec(self, target: Target, request: Request) -> AbstractAsyncContextManager[Exec]:
-        """Run the request's shell or command in the target's pod; see the port."""
-        return self._programs.exec(target, request)
+    @asynccontextmanager
+    async def exec(self, target: Target, request: Request) -> AsyncIterator[Exec]:
+        """Run the request's shell or command in the target's pod; see the port.
+
+        A pod that is not there after all is looked for once more in a list made anew, so that the next find knows.
+        """
+        async with AsyncExitStack() as running:
+            try:
+                program = await running.enter_async_context(self._programs.exec(target, request))
+            except ContainerEnded:
+                await self._look_again(target)
+                raise
+            yield program
 
     def dial(self, target: Target, host: str, port: int) -> AbstractAsyncContextManager[Connection]:
         """Connect to the pod itself by the cluster's port-forward, elsewhere by a helper in the pod; see the port.
@@ -139,6 +150,14 @@ class KubernetesRuntime:
         await self._programs.close()
         await self._cache.close()
         await self._cluster.close()
+
+    async def _look_again(self, target: Target) -> None:
+        """List a namespace anew, unless its watch knows already that the target has ended."""
+        namespace = str(target.namespace)
+        with contextlib.suppress(RuntimeFailed):
+            known = (await self._cache.view(namespace)).pods.get(str(target.pod_name))
+            if not targets.difference(target, known):
+                await self._cache.view(namespace, anew=True)
 
     def _namespace(self, stack: str) -> str | None:
         """Return the namespace of a stack: mapped, or of its own name if no other stack is mapped to that."""
