@@ -42,7 +42,7 @@ _PATHS: Final = {
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
 }
-_READY_SECONDS: Final = {True: 120.0, False: 20.0}  # by whether the cluster is real
+_READY_SECONDS: Final = {True: 120.0, False: 60.0}  # by whether the cluster is real
 
 
 class Cluster:

@@ -14,7 +14,7 @@ import yaml
 
 from tests.cluster.certificates import make
 
-_START_SECONDS: Final = 20
+_START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 30
 
 

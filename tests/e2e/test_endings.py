@@ -37,7 +37,7 @@ def test_a_client_that_vanishes_leaves_nothing_running(
         bastion.command(command, options=["-tt"], name=f"{service}@mystack"), stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    assert _wait(10, lambda: len(place.running(service, "sleep 9999")) >= 1)
+    assert _wait(30, lambda: len(place.running(service, "sleep 9999")) >= 1)
     time.sleep(0.5)
     client.send_signal(number)
     client.wait()
@@ -64,7 +64,7 @@ def test_a_container_that_ends_ends_its_sessions(bastion: Bastion, containers: E
         shell.expect(PROMPT)
         containers.docker(*how, "mystack-doomed-1")
         shell.expect(rb"bastion: error: .*mystack-doomed-1", timeout=2)
-        shell.expect(pexpect.EOF, timeout=2)
+        shell.expect(pexpect.EOF)
         shell.close()
         assert shell.exitstatus == 255
     finally:
@@ -111,7 +111,7 @@ def test_the_servers_end_ends_its_sessions_with_a_reason(own: Bastion, place: Pl
     uid = uid_of(shell)
     shell.expect(PROMPT)
     shell.sendline(b"sleep 7777")
-    assert _wait(10, lambda: bool(place.running("web", "sleep 7777")))
+    assert _wait(30, lambda: bool(place.running("web", "sleep 7777")))
     assert own.stop() == 0
     shell.expect(rb"bastion: error: the bastion is shutting down")
     shell.expect(pexpect.EOF)

@@ -15,6 +15,8 @@ from tests.e2e.server import Bastion
 pytestmark = pytest.mark.everywhere
 
 PROMPT = rb"[#$] "
+RUN = b"sh -c 'echo runs-$((1+1)); exec sleep 1000'"
+RUNS = rb"runs-2"
 
 
 def test_notice_term_and_exit_status(bastion: Bastion, place: Place) -> None:
@@ -54,8 +56,8 @@ def test_control_keys_reach_the_program(bastion: Bastion) -> None:
     """Ctrl-C interrupts, Ctrl-P arrives at once and Ctrl-P Ctrl-Q detaches nothing, Ctrl-Z stops a job."""
     shell = bastion.terminal(name="web@mystack")
     shell.expect(PROMPT)
-    shell.sendline(b"sleep 1000; echo interrupted=$?")
-    time.sleep(0.5)
+    shell.sendline(RUN)
+    shell.expect(RUNS)
     shell.send(b"\x03")
     shell.expect(PROMPT)
     for keys in (b"\x10", b"\x10\x11"):
@@ -64,15 +66,17 @@ def test_control_keys_reach_the_program(bastion: Bastion) -> None:
         shell.send(keys)
         shell.expect(b"10" if len(keys) == 1 else b"10 11")
         shell.expect(PROMPT)
-    shell.sendline(b"sleep 1000")
-    time.sleep(0.5)
+    shell.sendline(RUN)
+    shell.expect(RUNS)
     shell.send(b"\x1a")
     shell.expect(rb"Stopped")
     shell.expect(PROMPT)
     shell.sendline(b"fg")
-    time.sleep(0.5)
-    shell.send(b"\x03")
-    shell.expect(PROMPT)
+    shell.expect(rb"exec sleep 1000")  # the shell says what goes on before it does
+    for _ in range(20):
+        shell.send(b"\x03")
+        if shell.expect([PROMPT, pexpect.TIMEOUT], timeout=1) == 0:
+            break
     shell.sendline(b"exit 4")
     shell.expect(pexpect.EOF)
     shell.close()

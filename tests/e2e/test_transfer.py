@@ -79,7 +79,7 @@ def test_other_channels_go_on_beside_a_silent_one(bastion: Bastion, tmp_path: Pa
         until = time.monotonic() + 20
         while not Path(control).exists() and time.monotonic() < until:
             time.sleep(0.05)
-        assert bastion.ssh("echo beside", options=["-S", control], timeout=10).stdout == b"beside\n"
+        assert bastion.ssh("echo beside", options=["-S", control], timeout=60).stdout == b"beside\n"
     finally:
         silent.terminate()
         silent.wait()

@@ -95,7 +95,7 @@ async def started(world: World, asked: Request) -> asyncio.Task[None]:
             await program.wait()
 
     task = asyncio.create_task(session())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await runs.wait()
     return task
 
@@ -108,7 +108,7 @@ async def test_a_pod_that_is_deleted(pod: World, cluster: Cluster, terminal: Ter
         cluster.switch(freeze_on_delete=True)
     task = await started(pod, request("echo ready; sleep 7601", terminal=terminal))
     await asyncio.to_thread(cluster.delete, "Pod", str(pod.target.pod_name), grace=1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(ContainerEnded) as told:
             await task
     assert str(pod.target.pod_name) in told.value.public
@@ -119,7 +119,7 @@ async def test_a_container_that_ends(mortal: World) -> None:
     """A container that ends under a program is said, and 137 is not taken for the program's own status."""
     task = await started(mortal, request("echo ready; sleep 7602"))
     await asyncio.to_thread(mortal.look, "touch /tmp/end")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         with pytest.raises(ContainerEnded) as told:
             await task
     assert "ended (exit status 3)" in told.value.public or "restarted" in told.value.public
@@ -156,7 +156,7 @@ async def test_a_token_that_expires(pod: World, cluster: Cluster) -> None:
 async def test_a_child_that_holds_a_terminal(pod: World) -> None:
     """A shell at a terminal whose child in the background holds it ends when it says exit, and so does the child."""
     asked = request(terminal=Terminal("xterm", 80, 24))
-    async with asyncio.timeout(30), pod.runtime.exec(pod.target, asked) as program:
+    async with asyncio.timeout(60), pod.runtime.exec(pod.target, asked) as program:
         await program.send(Data(STDIN, b"(trap '' HUP; exec sleep 7603) &\nexit 6\n"))
         async for _ in program:
             continue

@@ -244,16 +244,18 @@ async def test_trouble_with_the_api_tells_nobody_anything(
 async def test_an_expired_token_is_said(workloads: Cluster) -> None:
     """A find fails in words; the same runtime goes on once the token is known again."""
     runtime = KubernetesRuntime(workloads.kubeconfig, "token" if workloads.standin else None)
-    await runtime.ping()
-    workloads.switch(token_expired=True)
     try:
+        await runtime.ping()
+        workloads.switch(token_expired=True)
         with pytest.raises(RuntimeUnreachable, match="does not know the bastion's credentials any more") as refused:
             await runtime.find(workloads.namespace, "names-db")
         assert "token" in refused.value.hint
-    finally:
         workloads.switch()
-    assert await runtime.find(workloads.namespace, "names-db")
-    await runtime.close()
+        assert await runtime.find(workloads.namespace, "names-db")
+    finally:
+        await runtime.close()
+        if not workloads.real:
+            workloads.switch()
 
 
 async def test_rights_that_are_missing_are_named(runtime: KubernetesRuntime, workloads: Cluster) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bastion.errors import ConnectionLost, RuntimeFailed
 from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Name, Request, Resize, Target, Terminal
 from bastion.runtimes import shell
+from bastion.runtimes.kubernetes import exec as exec_
 from bastion.runtimes.kubernetes.stream import Status, StreamBroken, status_of
 from tests.cluster import Cluster
 from tests.runtimes.conftest import in_cluster
@@ -131,8 +132,9 @@ async def test_a_held_output(world: World, seconds: int) -> None:
     assert (await world.command(f"sleep {seconds} & exit 3")).exit.status == 3
 
 
-async def test_a_child_that_speaks_last(world: World) -> None:
+async def test_a_child_that_speaks_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a child says behind its program's end arrives, as long as it does not pause for long."""
+    monkeypatch.setattr(exec_, "_QUIET", 30.0)
     done = await world.command("(sleep 1; echo late; sleep 1; echo later) & echo early; exit 3")
     assert (done.out, done.exit.status) == (b"early\nlate\nlater\n", 3)
 
