@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
-FIRST_FILE: Final = 3  # the stream of the first file of a session; each opened file has the next number
+FIRST_FILE: Final = 3  # an opened file has two streams from here on: an odd one for what is read, then one for writing
 _REPLICA_DIGITS: Final = 5
 
 
@@ -57,12 +57,13 @@ class Exit:
 class FileOperation:
     """What was done with a file of the container, for the record: never delivered to anybody.
 
-    `operation` is open, read, write, list, remove, remove-directory, make-directory, rename, symlink, link, change or
-    copy. `path` is the real path in the container, or what was asked for where it was not looked up; `other` the new
-    path or the link's target. `result` is "ok" or why not, in words. `read` and `write` come when an opened file is
-    closed: `size` bytes passed, out of the container or into it, `sha256` is over them in their order, and `stream` is
-    the number under which the contents, as `Data`, were put on record. `note` says what else is to be known, such as
-    that the bytes did not pass in the file's order.
+    `operation` is open, read, write, list, remove, remove-directory, make-directory, rename, symlink, link or change;
+    where access was denied, also stat, read-link, real-path and space. `path` is the real path in the container, or
+    what was asked for where it was not looked up; `other` the new path or the link's target. `result` is "ok" or why
+    not, in words. `read` and `write` come when an opened file is closed: `size` bytes passed, out of the container or
+    into it, `sha256` is over them in their order, and `stream` is the number under which the contents, as `Data`, were
+    put on record. An open's `stream` is that of what will be read; what will be written has the next number. `note`
+    says what else is to be known, such as that the bytes did not pass in the file's order.
     """
 
     operation: str

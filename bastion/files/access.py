@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from bastion.model import FileAccess
+
+Right = Literal["see", "read", "write"]
 
 _WORDS: Final = re.compile(r"\*\*+|\*|\?|[^*?]+")
 _UNDER: Final = "/**"
@@ -18,6 +20,21 @@ class Judge:
         self._read = _parse(access.read)
         self._write = _parse(access.write)
         self._folders = [_folder(pattern) for pattern in (*access.read, *access.write)]
+
+    def verdict(self, right: Right) -> bool | None:
+        """Return whether every path is allowed, or none is; None where it depends on the path."""
+        patterns = {"read": self.access.read, "write": self.access.write}
+        asked = patterns[right] if right != "see" else (*self.access.read, *self.access.write)
+        return True if "/**" in asked else None if asked else False
+
+    def allows(self, right: Right, path: bytes) -> bool:
+        """Tell whether the path may be seen, read or written."""
+        return {"see": self.may_see, "read": self.may_read, "write": self.may_write}[right](path)
+
+    def allows_below(self, right: Literal["read", "write"], folder: bytes) -> bool:
+        """Tell whether all that a folder holds, however deep, may be read or written."""
+        patterns = self._read if right == "read" else self._write
+        return _fits_any([words for words in patterns if words[-1].startswith("**")], folder.rstrip(b"/") + b"/")
 
     def may_read(self, path: bytes) -> bool:
         """Tell whether a file's contents, a folder's list and a link's target may be read."""
