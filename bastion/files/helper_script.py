@@ -1,0 +1,407 @@
+"""The script of the helper shell in a container: POSIX sh, for dash, bash and busybox ash, and whatever tools it finds.
+
+It reads commands from its standard input. One is a line `KEY TOKEN OPERATION PATHS A B C D E` and, a line each, as many
+paths as PATHS says: as they are, or behind a `%` in the octal escapes of `printf %b`. One that holds no slash at its
+beginning is the number of a descriptor, which stands for what is opened there. The answer is what the operation prints,
+a newline, and a line `TOKEN 0`; when it failed a line `TOKEN 1`, the words of whoever failed, and a line `TOKEN .`.
+`TOKEN +` parts a long answer. KEY proves that a line is a command, and no content that came to be read as one.
+
+Descriptors 3 to 7 hold opened files, for dash knows one digit only; 8 is held for a moment, 9 is standard output.
+"""
+
+import re
+from typing import Final
+
+END: Final = "#end"
+SLOTS: Final = (3, 4, 5, 6, 7)
+SERVERS: Final = (
+    "/usr/lib/openssh/sftp-server",
+    "/usr/libexec/openssh/sftp-server",
+    "/usr/lib/ssh/sftp-server",
+    "/usr/libexec/sftp-server",
+    "/usr/lib/sftp-server",
+)
+AT_ONCE: Final = 400  # names that one stat is asked for: with the longest ones they are still less than 128 KiB
+MOST_NAMES: Final = 200_000
+
+# Short, because in a cluster it travels in the address of a request and comes into its log.
+BOOTSTRAP: Final = f"""s=
+while IFS= read -r l && [ "$l" != '{END}' ]; do s="$s$l
+"; done
+eval "$s"
+"""
+
+_TEXT: Final = r"""
+unset CDPATH POSIXLY_CORRECT
+LC_ALL=C
+export LC_ALL
+IFS=
+set -f
+nl='
+'
+root=${BASTION_ROOT:-}
+strict= words= mv_T=? ln_T=? touch_a=?
+
+run() { text=$("$@" 2>&1 </dev/null); }
+refuse() { text=${1:-Permission denied}; return 1; }
+why() { run stat -L -c %f -- "$1"; }
+
+# Say whether a tool takes its options, by what it says of files that are not there.
+takes() {
+    case $("$@" 2>&1 </dev/null) in '' | *'o such file'* | *'ot a directory'*) ;; *) return 1 ;; esac
+}
+
+arg() {
+    read -r value || exit 1
+    case $value in %*) value=$(printf '%bx' "${value#?}"); value=${value%x} ;; esac
+}
+
+# Open descriptor $1 by the operator $2 on the path $3. `command` keeps the shell alive when that fails.
+redirect() {
+    eval "command exec $1$2\"\$3\"" && return
+    text=$( (eval "exec $1$2\"\$3\"") 2>&1)
+    return 1
+}
+
+# Find the path without symbolic links, as one sees it whose root is $root; the last is followed when $2 is 1.
+walk() {
+    rest=$1/ real= links=0
+    while [ -n "$rest" ]; do
+        part=${rest%%/*}
+        rest=${rest#*/}
+        case $part in '' | .) continue ;; ..) real=${real%/*}; continue ;; esac
+        if [ -L "$root$real/$part" ] && { [ "$2" = 1 ] || [ -n "$rest" ]; }; then
+            links=$((links + 1))
+            [ $links -le 40 ] || { refuse 'Too many levels of symbolic links'; return; }
+            target=$(readlink -n -- "$root$real/$part" 2>/dev/null && printf x)
+            [ -n "$target" ] || { refuse 'a symbolic link cannot be read'; return; }
+            target=${target%x}
+            case $target in /*) real= ;; esac
+            rest=$target/$rest
+        else
+            real=$real/$part
+        fi
+    done
+    real=${real:-/}
+}
+
+# Go to a folder and, where rights end at folders, make sure that no link swapped in has led elsewhere.
+enter() {
+    folder=${1:-/}
+    cd -P -- "$root$folder" || { why "$root$folder/."; return 1; }
+    [ -n "$strict" ] || return 0
+    here=$PWD
+    [ -z "$root" ] || { here=$(readlink -n /proc/self/cwd && printf x); here=${here%x}; }
+    [ "$here" = "$folder" ] || refuse
+}
+
+# Say whether descriptor $1 is what was meant.
+is_meant() {
+    here=$(readlink -n "/proc/self/fd/$1" && printf x)
+    [ "$here" = "${folder%/}/${base}x" ] || refuse
+}
+
+# Set $p to what tools are given for $value; a last symbolic link is followed when $1 is 1.
+at() {
+    deref=
+    p=$value
+    case $value in [!/]*) p=/proc/self/fd/$value deref=-L; return ;; esac
+    if [ -n "$strict" ]; then
+        base=${value##*/}
+        [ "$base" != .. ] || { refuse; return; }
+        enter "${value%/*}" || return
+        p=./$base
+        [ "$1" = 0 ] || [ ! -L "$p" ] || refuse
+    elif [ -n "$root" ]; then
+        walk "$value" "$1" && p=$root$real
+    elif [ "$1" = 1 ]; then
+        deref=-L
+    fi
+}
+
+# Set $p to what is there. Where a last symbolic link could still be swapped in, it is held, and $p is what is held.
+hold() {
+    at 1 || return
+    [ -e "$p" ] || { why "$p"; return 1; }
+    case $value in [!/]*) return ;; esac
+    [ -n "$strict" ] || return 0
+    [ -f "$p" ] || [ -d "$p" ] || { refuse; return; }
+    redirect 8 '<' "$p" && is_meant 8 && p=/proc/self/fd/8
+}
+
+do_start() {
+    printf '\n%s <\n' "$token"
+    if [ "$a" = server ] && [ -z "$root" ]; then
+        for server in SERVERS; do
+            [ -f "$server" ] && [ -x "$server" ] || continue
+            printf 'server\0%s\0\n%s 0\n' "$server" "$token"
+            exec "$server"
+        done
+    fi
+    strict=${b#-}
+    exec 9>&1 2>/dev/null
+    case $(stat -c %f:%s / 2>&1) in 4???:*) ;; *) refuse 'stat with -c'; return ;; esac
+    case $(printf abcd | { dd bs=3 count=1 iflag=fullblock 2>&1 >/dev/null; dd bs=1 count=1 2>/dev/null; }) in
+    "1+0 records in$nl"*d) ;;
+    *) refuse 'dd with iflag=fullblock'; return ;;
+    esac
+    tools=
+    for tool in readlink ln chmod chown touch scp rsync; do
+        command -v "$tool" >/dev/null && tools="$tools $tool"
+    done
+    cd -P .
+    home=$PWD
+    [ -z "$root" ] || home=/
+    printf '%s\0' shell "$(umask)" "$tools" "$root" "$home"
+}
+
+do_real() {
+    if [ -z "$root" ]; then
+        cd -P -- "$value" && { printf %s "$PWD"; return; }
+        base=${value##*/}
+        folder=${value%/*}
+        if [ -n "$base" ] && [ "$base" != .. ] && cd -P -- "${folder:-/}" && [ ! -L "./$base" ]; then
+            printf %s "${PWD%/}/$base"
+            return
+        fi
+    fi
+    walk "$value" 1 && printf %s "$real"
+}
+
+do_stat() {
+    at "$a" && text=$(stat -c %f:%s:%u:%g:%X:%Y:%h $deref -- "$p" 2>&1 </dev/null) && printf %s "$text"
+}
+
+chunk() {
+    printf '%s\0' "$@"
+    printf '\0'
+    stat -c %f:%s:%u:%g:%X:%Y:%h:%U:%G:%n -- "$@" 2>/dev/null </dev/null
+    printf '\n%s +\n' "$token"
+}
+
+do_list() {
+    if [ -n "$strict" ]; then
+        enter "$value" || return
+    else
+        at 1 || return
+        cd -P -- "$p" || { why "$p/."; return 1; }
+    fi
+    [ -r . ] || { refuse; return; }
+    if [ -z "$words" ]; then
+        count=1
+        while [ $count -le AT_ONCE ]; do words="$words \"\${$count}\"" count=$((count + 1)); done
+    fi
+    set +f
+    set -- . .. .[!.]* ..?* *
+    set -f
+    [ $# -le MOST_NAMES ] || { refuse 'too many names'; return; }
+    while [ $# -gt AT_ONCE ]; do
+        eval "chunk $words"
+        shift AT_ONCE
+    done
+    chunk "$@"
+}
+
+# $a: descriptor; $b: operator; $c: of create, exclusive, truncate; $d: umask; $e: permissions that it must have then.
+do_open() {
+    at 1 || return
+    new=
+    eval "bad$a="
+    if [ -e "$p" ]; then
+        [ ! -d "$p" ] || { refuse 'Is a directory'; return; }
+        [ -f "$p" ] || { refuse 'Not a regular file'; return; }
+        case $c in *x*) refuse 'File exists'; return ;; esac
+    else
+        case $c in *c*) new=1 ;; *) why "$p"; return 1 ;; esac
+    fi
+    if [ -n "$new" ]; then
+        umask "$d"
+        case $strict$c in
+        *x* | strict*) set -C; redirect "$a" '>' "$p"; status=$?; set +C ;;
+        *) redirect "$a" "$b" "$p"; status=$? ;;
+        esac
+        umask "$own"
+    elif [ -n "$strict" ]; then
+        redirect "$a" '<' "$p"
+        status=$?
+    else
+        redirect "$a" "$b" "$p"
+        status=$?
+    fi
+    [ $status = 0 ] || return 1
+    opened && return
+    eval "exec $a<&-"
+    return 1
+}
+
+opened() {
+    if [ -n "$strict" ]; then
+        is_meant "$a" || return
+        case $new$b in '<' | '1>') ;; *) redirect "$a" "$b" "/proc/self/fd/$a" || return ;; esac
+    elif [ "$new$b" = '1<>' ] || [ "$new$b" = '1>>' ]; then
+        case $c in *x*) redirect "$a" "$b" "/proc/self/fd/$a" || return ;; esac
+    fi
+    case $c$b in *t*'<>') run dd count=0 of="/proc/self/fd/$a" || return ;; esac
+    [ -z "$new" ] || [ "$e" = - ] || run chmod "$e" "/proc/self/fd/$a"
+}
+
+do_close() { eval "exec $a<&-"; }
+
+# $b: the operator that opens it anew, at its beginning, or -; $c: size of a block; $d: blocks to skip; $e: blocks.
+do_get() {
+    [ "$b" = - ] || redirect "$a" "$b" "/proc/self/fd/$a" || return
+    text=$(dd bs="$c" skip="$d" count="$e" iflag=fullblock 2>&1 >&9 <&"$a")
+}
+
+# $b: as above, or >> to write at the end; $c: how many bytes come; $d: how many are skipped before. After a failure
+# nothing more is written there until it is opened anew: what was sent ahead would come to a wrong place.
+do_put() {
+    case $b in
+    -) eval "text=\$bad$a" && [ -z "$text" ] ;;
+    '>>') (: >>"/proc/self/fd/$a") 2>/dev/null || refuse ;;
+    *) redirect "$a" "$b" "/proc/self/fd/$a" ;;
+    esac && { [ "$d" = 0 ] || text=$(dd bs=1 seek="$d" count=0 conv=notrunc 2>&1 >&"$a" </dev/null); }
+    if [ $? != 0 ]; then
+        eval "bad$a=\${text:-x}"
+        case $(dd bs="$c" count=1 iflag=fullblock 2>&1 >/dev/null) in '1+0 records in'*) return 1 ;; esac
+        exit 1
+    fi
+    eval "bad$a="
+    case $b in
+    '>>') text=$(dd bs="$c" count=1 iflag=fullblock 2>&1 >>"/proc/self/fd/$a") ;;
+    *) text=$(dd bs="$c" count=1 iflag=fullblock 2>&1 >&"$a") ;;
+    esac || eval "bad$a=\${text:-x}"
+    case $nl$text in *"${nl}1+0 records in"*) ;; *) exit 1 ;; esac
+    eval "[ -z \"\$bad$a\" ]"
+}
+
+do_sync() { text=$(dd if=/dev/null conv=notrunc,fsync 2>&1 >&"$a"); }
+
+do_truncate() {
+    hold || return
+    [ ! -d "$p" ] || { refuse 'Is a directory'; return; }
+    [ -f "$p" ] || { refuse 'Not a regular file'; return; }
+    run dd bs=1 seek="$a" count=0 of="$p"
+}
+
+do_chmod() {
+    [ "$b" = 1 ] || { at 0 && { [ ! -L "$p" ] || refuse 'Operation not supported'; }; } || return
+    hold && run chmod "$a" "$p"
+}
+
+do_chown() {
+    if [ "$b" = 1 ]; then hold && run chown "$a" "$p"; else at 0 && run chown -h "$a" "$p"; fi
+}
+
+do_touch() {
+    link=
+    if [ "$c" = 1 ]; then
+        hold || return
+    else
+        at 0 || return
+        [ -e "$p" ] || [ -L "$p" ] || { why "$p"; return 1; }
+        link=-h
+    fi
+    [ "$touch_a" != ? ] || { touch_a= && takes touch -c -a -d @1 /proc/none/none && touch_a=-a; }
+    if [ -n "$touch_a" ] && [ "$a" != "$b" ]; then
+        run touch -c -a $link -d "@$a" "$p" && run touch -c -m $link -d "@$b" "$p"
+    else
+        run touch -c $link -d "@$b" "$p"
+    fi
+}
+
+do_mkdir() {
+    at 0 || return
+    if [ "$a" = - ]; then run mkdir "$p"; else run mkdir -m "$a" "$p"; fi
+}
+
+do_rmdir() { at 0 && run rmdir "$p"; }
+
+do_remove() {
+    at 0 || return
+    [ -L "$p" ] || [ ! -d "$p" ] || { refuse 'Is a directory'; return; }
+    run rm "$p"
+}
+
+# Set $o and $p to the two.
+both() {
+    value=$first
+    at 0 || return
+    o=$p
+    if [ -n "$strict" ]; then
+        redirect 8 '<' . || return
+        o=/proc/self/fd/8/$base
+    fi
+    value=$second
+    at 0
+}
+
+do_rename() {
+    both || return
+    how=-f
+    if [ "$a" = no ]; then
+        how=-n
+        [ ! -e "$p" ] && [ ! -L "$p" ] || { refuse 'File exists'; return; }
+    fi
+    [ "$mv_T" != ? ] || { mv_T= && takes mv -T /proc/none/none /proc/none/other && mv_T=-T; }
+    [ -n "$mv_T" ] || [ ! -d "$p" ] || { refuse 'Is a directory'; return; }
+    run mv $how $mv_T "$o" "$p" || return
+    [ "$a" != no ] || { [ ! -e "$o" ] && [ ! -L "$o" ]; } || refuse 'File exists'
+}
+
+linked() {
+    [ ! -e "$p" ] && [ ! -L "$p" ] || { refuse 'File exists'; return; }
+    [ "$ln_T" != ? ] || { ln_T= && takes ln -s -T /proc/none/none /proc/none/other && ln_T=-T; }
+    run ln "$@" $ln_T -- "$o" "$p"
+}
+
+do_link() { both && linked; }
+
+do_symlink() {
+    o=$first
+    value=$second
+    at 0 && linked -s
+}
+
+do_readlink() {
+    at 0 || return
+    [ -L "$p" ] || { why "$p" || return; refuse 'Invalid argument'; return; }
+    text=$(readlink -n -- "$p" 2>&1 >&9 </dev/null)
+}
+
+do_space() {
+    at 1 || return
+    text=$(stat -f -c %s:%S:%b:%f:%a:%c:%d:%i:%l -- "$p" 2>&1 </dev/null) || return
+    printf '%s\n' "$text"
+    mounts=/proc/self/mounts
+    [ -z "$root" ] || mounts=${root%/root}/mounts
+    dd if="$mounts" bs=4096 count=64 iflag=fullblock 2>/dev/null
+    :
+}
+
+do_exit() { exit 0; }
+
+own=$(umask)
+while IFS=' ' read -r key token op paths a b c d e; do
+    [ "$key" = KEY ] || exit 1
+    text=
+    case $paths in
+    1) arg ;;
+    2) arg; first=$value; arg; second=$value ;;
+    esac
+    if "do_$op"; then
+        printf '\n%s 0\n' "$token"
+    else
+        printf '\n%s 1\n%s\n%s .\n' "$token" "$text" "$token"
+    fi
+    [ -z "$strict" ] || exec 8<&-
+done
+"""
+
+
+def script(key: str) -> bytes:
+    """Return what is sent behind the bootstrap: the script without its comments, and its end line."""
+    text = _TEXT.replace("KEY", key).replace("SERVERS", " ".join(SERVERS))
+    text = text.replace("AT_ONCE", str(AT_ONCE)).replace("MOST_NAMES", str(MOST_NAMES))
+    lines = (re.sub(r"^\s+(?!')", "", line) for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("#")).encode() + f"{END}\n".encode()

@@ -1,0 +1,43 @@
+"""The places whose files the conformance suite meets: every world of the runtimes' suite, by every way."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bastion.files import Files
+from bastion.files.helper import Start, started
+from bastion.files.shell_files import ShellFiles
+from bastion.model import Name
+from tests.files.place import Place
+from tests.runtimes.conftest import docker, world
+from tests.runtimes.world import World
+
+__all__ = ["docker", "world"]
+
+
+@pytest.fixture(params=["shell", "strict"])
+async def place(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Place]:
+    """Give each way in each world in turn, with a new folder."""
+    async with by_shell(world, strict=request.param == "strict") as files, a_folder(files, world) as folder:
+        yield Place(files, folder, world)
+
+
+@asynccontextmanager
+async def by_shell(world: World, *, strict: bool = False) -> AsyncIterator[ShellFiles]:
+    """Give the files of a world by a helper shell."""
+    start = Start(world.runtime.exec, world.target, uuid.uuid4().hex, Name("web"), strict=strict)
+    async with started(start) as helper, ShellFiles(start, helper) as files:
+        yield files
+
+
+@asynccontextmanager
+async def a_folder(files: Files, world: World) -> AsyncIterator[bytes]:
+    """Give a new folder; it is removed with all that is in it."""
+    folder = f"/tmp/files-{uuid.uuid4().hex}"
+    await files.make_directory(folder.encode(), 0o755)
+    try:
+        yield folder.encode()
+    finally:
+        world.look(f"chmod -R u+rwx {folder}; rm -rf {folder}")
