@@ -154,8 +154,7 @@ def test_time_ends_a_session_with_a_warning(own: Bastion, limit: str, words: byt
     """An idle terminal, and a session that lasts too long, are warned and then ended with 253."""
     own.config.write_text(f"{own.config.read_text()}[sessions]\n{limit}\n")
     own.start()
-    shell = own.terminal()
-    shell.expect(PROMPT)
+    shell = own.terminal()  # no prompt is waited for: on a slow day the warning comes before it
     shell.expect(rb"bastion: hint: this session ends in \d seconds?", timeout=10)
     shell.expect(rb"bastion: error: .*" + words, timeout=10)
     shell.expect(pexpect.EOF)
@@ -165,11 +164,11 @@ def test_time_ends_a_session_with_a_warning(own: Bastion, limit: str, words: byt
 
 def test_a_terminal_in_use_and_a_silent_command_are_not_idle(own: Bastion) -> None:
     """Typing puts the idle time-out off, and a command without a terminal has none."""
-    own.config.write_text(f'{own.config.read_text()}[sessions]\nidle_timeout = "3s"\n')
+    own.config.write_text(f'{own.config.read_text()}[sessions]\nidle_timeout = "5s"\n')
     own.start()
-    with subprocess.Popen(own.command("sleep 8; exit 3"), stdin=subprocess.DEVNULL) as silent:
+    with subprocess.Popen(own.command("sleep 10; exit 3"), stdin=subprocess.DEVNULL) as silent:
         shell = own.terminal()
-        for number in range(8):
+        for number in range(9):
             shell.sendline(b"echo in-use-%d" % number)
             shell.expect(rb"[\r\n]in-use-%d\r\n" % number)
             time.sleep(1)

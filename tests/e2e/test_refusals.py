@@ -108,9 +108,13 @@ def test_weak_keys_are_no_keys(bastion: Bastion, tmp_path: Path, kind: tuple[str
     made = subprocess.run(["ssh-keygen", "-q", "-t", kind[0], "-b", kind[1], "-N", "", "-f", str(key)], check=False)
     if made.returncode != 0:
         pytest.skip(f"this ssh-keygen makes no {kind[0]} key of {kind[1]} bits")
+    seen = len(bastion.events("key home"))
     (bastion.keys / "users" / "weak.pub").write_text(Path(f"{key}.pub").read_text())
-    time.sleep(2.5)
     try:
+        until = time.monotonic() + 20
+        while not any("weak.pub" in line["problem"] for line in bastion.events("key home")[seen:]):
+            assert time.monotonic() < until
+            time.sleep(0.1)
         done = subprocess.run(
             [*bastion.command(user="weak", options=["-i", str(key)]), "true"], capture_output=True, check=False
         )
