@@ -251,7 +251,7 @@ class StackSettings(_Section):
     @model_validator(mode="after")
     def _of_one_runtime(self) -> "StackSettings":
         for_docker = [key for key in ("host", "user") if getattr(self, key) is not None]
-        for_kubernetes = [key for key in ("context", "namespace", "toolbox") if getattr(self, key) is not None]
+        for_kubernetes = [key for key in ("context", "namespace") if getattr(self, key) is not None]
         if self.runtime == "docker" and for_kubernetes:
             raise ValueError(f"{for_kubernetes[0]} is for stacks of kubernetes")
         if self.runtime == "kubernetes" and for_docker:
@@ -393,7 +393,7 @@ class Settings(BaseSettings):
             runtime = default
         elif entry.runtime is not None:
             runtime = entry.runtime
-        elif entry.context or entry.namespace or entry.toolbox:
+        elif entry.context or entry.namespace:
             runtime = "kubernetes"
         else:
             runtime = "docker" if entry.host else default

@@ -50,14 +50,15 @@ def build_runtimes(settings: Settings) -> Adapters:
 
 
 def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
-    if not engine.startswith(KUBERNETES):
-        return {"host": engine}
     stacks = [entry for entry in settings.stacks if settings.engine_of(entry.name) == engine]
+    toolboxes = {entry.name: entry.toolbox for entry in stacks if entry.toolbox}
+    if not engine.startswith(KUBERNETES):
+        return {"host": engine, "toolboxes": toolboxes}
     return {
         "kubeconfig": settings.kubernetes.kubeconfig if settings.kubernetes else None,
         "context": engine.removeprefix(KUBERNETES) or None,
         "namespaces": {entry.name: entry.namespace or entry.name for entry in stacks},
-        "toolboxes": {entry.name: entry.toolbox for entry in stacks if entry.toolbox},
+        "toolboxes": toolboxes,
     }
 
 

@@ -8,6 +8,7 @@ from bastion.errors import RuntimeFailed
 from bastion.model import Request
 
 MARKER: Final = "BASTION_SESSION"
+ROOT: Final = "BASTION_ROOT"  # in a toolbox, where its target's files are; else empty, whatever the image or client set
 MAX_ARGUMENT: Final = 128 * 1024 - 1  # bytes in one argv element: Linux's MAX_ARG_STRLEN less its closing NUL
 
 SIGNALS: Final = frozenset(
@@ -162,20 +163,6 @@ echo ended
 """
 )
 
-# Print the root of a process whose control group bears the container's id, if one opens it, else that of pid 1 if that
-# is asked for; `closed` when such a process was there, but may not be opened.
-_ROOT: Final = r"""
-try() { (cd "$1/root/.") 2>/dev/null && echo "$1/root" && exit; closed=yes; }
-closed=
-for folder in /proc/[0-9]*; do
-    while IFS= read -r line || [ -n "$line" ]; do
-        case $line in *"$1"*) try "$folder"; break ;; esac
-    done 2>/dev/null <"$folder/cgroup"
-done
-[ -z "$2" ] || [ -n "$closed" ] || try /proc/1
-[ -z "$closed" ] || echo closed
-"""
-
 # Become a program with more in its environment, at a terminal of a size, in a folder. `command` keeps a shell alive
 # whose own read-only variable is named.
 _START: Final = r"""
@@ -225,23 +212,28 @@ def sized(arguments: Iterable[str], columns: int, rows: int) -> tuple[str, ...]:
     return (words[0], "-c", script, words[0], str(rows), str(columns), *words)
 
 
-def started(shell: str, request: Request, arguments: Iterable[str], folder: str = "") -> tuple[str, ...]:
+def started(
+    shell: str, request: Request, arguments: Iterable[str], folder: str = "", root: str = ""
+) -> tuple[str, ...]:
     """Return the command line by which `shell`, a Bourne shell, becomes `arguments`, for an engine that sets nothing.
 
-    It sets the request's `environment`, the terminal's size, and goes to `folder` where it can be entered. Variables
-    are arguments, never text of the script; those whose names no shell can set are left out.
+    It sets the `environment` of request and root, the terminal's size, and goes to `folder` where it can be entered.
+    Variables are arguments, never text of the script; those whose names no shell can set are left out.
     """
     size = request.terminal
     rows, columns = (str(size.rows), str(size.columns)) if size and size.rows > 0 and size.columns > 0 else ("", "")
-    variables = environment(request)
+    variables = environment(request, root)
     pairs = [f"{name}={value}" for name, value in variables.items() if _VARIABLE.fullmatch(name)]
     return (shell, "-c", _START.strip(), shell, rows, columns, folder, *pairs, "--", *arguments)
 
 
-def environment(request: Request) -> dict[str, str]:
-    """Return what the environment has beside the container's own; the marker is ours whatever the client sent."""
+def environment(request: Request, root: str = "") -> dict[str, str]:
+    """Return what the environment has beside the container's own; marker and root are ours whatever the client sent.
+
+    `root` is where the target's files are, seen from the toolbox that the program runs in; "" when it runs in none.
+    """
     term = {"TERM": request.terminal.term} if request.terminal else {}
-    return {**_clean(request.environment), **_clean(term), MARKER: checked(request.uid)}
+    return {**_clean(request.environment), **_clean(term), MARKER: checked(request.uid), ROOT: root}
 
 
 def for_scripts(chosen: str) -> str:
@@ -261,16 +253,6 @@ def ending(shell: str, uid: str) -> tuple[str, ...]:
 def looking(shell: str, uid: str) -> tuple[str, ...]:
     """Return the command that prints `ended` when the program of session `uid` is over, and `running` otherwise."""
     return (shell, "-c", _LOOK, "bastion", checked(uid))
-
-
-def rooting(shell: str, container_id: str, *, is_first: bool) -> tuple[str, ...]:
-    """Return the command that prints where, under /proc, the files of another container are; `is_first`: its init is 1.
-
-    It prints `closed` when this container's user may not open them, and nothing when no process of it is to be seen.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9._-]{8,128}", container_id):
-        raise ValueError(f"no container's id: {container_id!r}")
-    return (shell, "-c", _ROOT.strip(), "bastion", container_id, "yes" if is_first else "")
 
 
 def signalling(shell: str, uid: str, signal: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from tests.runtimes.world import World, look_here
         pytest.param("busybox", marks=pytest.mark.docker),
         pytest.param("debian", marks=pytest.mark.docker),
         pytest.param("debian-user", marks=pytest.mark.docker),
+        pytest.param("toolbox", marks=pytest.mark.docker),
         pytest.param("kubernetes-v5", marks=pytest.mark.kubernetes),
         pytest.param("kubernetes-v4", marks=pytest.mark.kubernetes),
         pytest.param("kubernetes-small", marks=pytest.mark.kubernetes),
@@ -40,6 +41,10 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return
     engine: Engine = request.getfixturevalue("engine")
     name = f"conformance-{request.param}"
+    if request.param == "toolbox":
+        async with by_toolbox(engine, name) as found:
+            yield found
+        return
     if name not in engine.docker("ps", "--format", "{{.Names}}").split():
         image = engine.image_busybox if request.param == "busybox" else engine.image_debian
         arguments = ("--user", "1000:1000") if request.param == "debian-user" else ()
@@ -47,6 +52,23 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     runtime = DockerRuntime(engine.host)
     (target,) = await runtime.find("conformance", request.param)
     yield World(runtime, target, lambda script: engine.docker("exec", "-u", "0", name, "sh", "-c", script))
+    await runtime.close()
+
+
+@asynccontextmanager
+async def by_toolbox(engine: Engine, name: str) -> AsyncIterator[World]:
+    """Give a container without a shell, entered by a busybox beside it."""
+    if name not in engine.docker("ps", "--format", "{{.Names}}").split():
+        engine.start(name, engine.image_scratch, stack="conformance", service="toolbox")
+    runtime = DockerRuntime(engine.host, toolboxes={"conformance": engine.image_busybox})
+    (target,) = await runtime.find("conformance", "toolbox")
+
+    def look(script: str) -> str:
+        label = f"label=bastion.toolbox={target.container_id}"
+        found = engine.docker("ps", "-q", "--filter", label).split()
+        return "".join(engine.docker("exec", "-u", "0", toolbox, "sh", "-c", script) for toolbox in found)
+
+    yield World(runtime, target, look, notes=1)
     await runtime.close()
 
 

@@ -258,9 +258,11 @@ async def test_what_a_toolbox_says_of_files(
     try:
         (target,) = await runtime.find(STACK, "filed", "web")
         world = World(runtime, replace(target, toolbox=True), lambda script: cluster.look("filed", script))
-        done = await world.command("pwd; ls")
+        done = await world.command("pwd; ls; echo $BASTION_ROOT; cd $BASTION_ROOT && pwd")
         assert words in done.err.decode()
         root = done.out.decode().splitlines()[0]
+        expected = [root, root] if words.startswith("and") else ["/proc/0/root"]
+        assert [line for line in done.out.decode().splitlines()[1:] if line.startswith("/")] == expected
         assert done.err.decode().endswith(f"{root}\n") == words.startswith("and")
         assert ("sleep" in done.out.decode().split()) == words.startswith("and")
         if "shareProcessNamespace" in pod:

@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,19 +46,30 @@ class World:
     target: Target
     look: Callable[[str], str]
     half_close: bool = True  # whether the end of standard input is passed on
+    notes: int = 0  # lines about where one is that come before any output
 
     async def run(self, asked: Request, events: Sequence[Event] = (Eof(),), target: Target | None = None) -> Done:
         """Run a request, send the events while its output is read, and return what came."""
         async with self.runtime.exec(target or self.target, asked) as program:
             sending = asyncio.create_task(send_all(program, events))
             out, err = bytearray(), bytearray()
-            async for event in program:
-                assert isinstance(event, Data)
+            async for event in self.output(program):
                 assert event.stream in (STDOUT, STDERR)
                 (out if event.stream == STDOUT else err).extend(event.payload)
             status = await program.wait()
             await sending
         return Done(bytes(out), bytes(err), status, asked.uid)
+
+    async def output(self, program: Exec) -> AsyncIterator[Data]:
+        """Give the program's output, and leave out the notes before it."""
+        left = self.notes
+        async for event in program:
+            assert isinstance(event, Data)
+            if left:
+                assert event.payload.startswith(b"bastion: note: ")
+                left -= 1
+            else:
+                yield event
 
     async def command(self, text: str, stdin: bytes = b"") -> Done:
         """Run a command with some input, half-closed behind it."""

@@ -64,6 +64,24 @@ async def test_one_adapter_for_each_engine(text: str, engines: dict[str, str], t
         await runtime.close()
 
 
+@pytest.mark.parametrize("engine", ["[docker]\nhost = 'unix:///d'\n", "[kubernetes]\ncontext = 'k'\n"])
+async def test_a_changed_toolbox_is_followed(engine: str, tmp_path: Path) -> None:
+    """A stack's toolbox that changes by a reload makes its engine's adapter anew; what stays the same keeps it."""
+    file = tmp_path / "bastion.toml"
+    file.write_text(engine)
+    runtimes = build_runtimes(load(file))
+    (before,) = runtimes.values()
+    file.write_text(engine + "[[stacks]]\nname = 'a'\ntoolbox = 'one'")
+    runtimes.apply(load(file))
+    (with_one,) = runtimes.values()
+    runtimes.apply(load(file))
+    assert next(iter(runtimes.values())) is with_one is not before
+    file.write_text(engine + "[[stacks]]\nname = 'a'\ntoolbox = 'two'")
+    runtimes.apply(load(file))
+    assert next(iter(runtimes.values())) is not with_one
+    await runtimes.close()
+
+
 def test_engine_of_another_kind_is_refused(tmp_path: Path) -> None:
     """An address that is no engine's is named before anything starts."""
     (tmp_path / "bastion.toml").write_text("[docker]\nhost = 'ssh://elsewhere'")

@@ -1,14 +1,14 @@
 """One program run by `docker exec`: its events both ways, its end, and why it ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
-from bastion.model import STDOUT, Data, Eof, Event, Exit, Resize, Signal, Target
+from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Resize, Signal, Target
 from bastion.runtimes.docker.stream import ExecStream, StreamBroken
 from bastion.runtimes.shell import SIGNALS
 
@@ -58,14 +58,15 @@ class Inspected:
 
 
 class DockerExec:
-    """A program running in a container of a Docker Engine."""
+    """A program running in a container of a Docker Engine; `notes` are lines that the user is told first."""
 
-    def __init__(self, target: Target, calls: Calls, *, tty: bool) -> None:
+    def __init__(self, target: Target, calls: Calls, *, tty: bool, notes: Sequence[str] = ()) -> None:
         self.stream = ExecStream(tty=tty, stalled=self._stalled)
         self.container_ended = False
         self._target = target
         self._calls = calls
         self._tty = tty
+        self._notes = notes
         self._line_open = False
         self._reason: str | None = None
         self._result: asyncio.Future[Exit] | None = None
@@ -80,6 +81,8 @@ class DockerExec:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Give the output in order; see the port."""
+        for note in self._notes:
+            yield Data(STDERR, f"bastion: note: {note}\n".encode())
         first = True
         while (data := await self._read()) is not None:
             if first and data.stream == STDOUT and data.payload.startswith(_NEVER_RAN):

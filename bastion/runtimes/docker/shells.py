@@ -11,6 +11,8 @@ from bastion.model import Target
 from bastion.runtimes import shell
 
 _REMEMBERED: Final = 4096  # containers
+_FOUND: Final = "bastion"  # what a chosen shell has to print
+_NOT_THERE: Final = ("not found", "no such file")  # what the engine says of a program that will not be there later
 
 Run = Callable[[Target, tuple[str, ...], str | None], Awaitable[bytes]]
 
@@ -20,31 +22,46 @@ class Shells:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._known: OrderedDict[str, str] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str | None], str | None] = OrderedDict()
         self._probing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def of(self, target: Target) -> str:
-        """Return bash, or else sh, asked for once per container, however many ask at a time.
+        """Return the shell chosen for it, or else bash or sh, asked for once per container, however many ask at a time.
 
         Raises:
-            NoShell: it has neither.
+            NoShell: it is not there.
         """
+        key = (target.container_id, target.shell)
         async with self._probing.setdefault(target.container_id, asyncio.Lock()):
-            if target.container_id not in self._known:
-                self._known[target.container_id] = await self._probe(target)
-        self._known.move_to_end(target.container_id)
+            if key not in self._known:
+                self._known[key] = await self._probe(target)
+        self._known.move_to_end(key)
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-        return self._known[target.container_id]
+        if (found := self._known[key]) is None:
+            raise _no_shell(target, "")
+        return found
 
-    async def _probe(self, target: Target) -> str:
-        found = ""
-        for probe in (shell.PROBE, ("bash", "-c", "echo bash")):
-            found = (await self._run(target, probe, target.user)).decode(errors="replace").strip()
-            if found in ("bash", "sh"):
-                return found
-        raise NoShell(
-            f"the container {target.container_name} has no shell, so neither a shell nor a command can run in it",
-            "its image has neither sh nor bash; if it has another shell, the operator can name it for the stack",
-            detail=found,
-        )
+    async def _probe(self, target: Target) -> str | None:
+        """Return the shell; None when there is none, which only another container of that name may change."""
+        probes: tuple[tuple[str, ...], ...] = (shell.PROBE, ("bash", "-c", "echo bash"))
+        if target.shell is not None:
+            probes = ((target.shell, "-c", f"echo {_FOUND}"),)
+        answers = []
+        for probe in probes:
+            answers.append((await self._run(target, probe, target.user)).decode(errors="replace").strip())
+            if target.shell is not None and answers[-1] == _FOUND:
+                return target.shell
+            if target.shell is None and answers[-1] in ("bash", "sh"):
+                return answers[-1]
+        if all(any(words in answer.lower() for words in _NOT_THERE) for answer in answers):
+            return None
+        raise _no_shell(target, answers[-1])
+
+
+def _no_shell(target: Target, detail: str) -> NoShell:
+    return NoShell(
+        f"the container {target.container_name} has no shell, so neither a shell nor a command can run in it",
+        "the operator can name, for its stack, an image with one as `toolbox`, or another shell that its image has",
+        detail=detail,
+    )

@@ -15,6 +15,8 @@ _LABELS: Final = (
 )
 _OWN_STACK: Final = "docker"
 
+TOOLBOX: Final = "bastion.toolbox"  # the label of a toolbox, with the id of the container that it is beside
+
 
 class Place(NamedTuple):
     """One container that runs, and which service of which stack it is."""
@@ -26,12 +28,20 @@ class Place(NamedTuple):
 
 
 def place(entry: Mapping[str, Any]) -> Place | None:
-    """Return the place of one container of the engine's list; None when it does not run or its names are none."""
-    name = _container_name(entry.get("Names"))
+    """Return the place of one container of the engine's list; None when it does not run or its names are none.
+
+    A toolbox has none either, whatever other labels its image brought along.
+    """
+    name = None if is_toolbox(entry) else _container_name(entry.get("Names"))
     where = _stack_and_service(entry.get("Labels"), name) if name else None
     if name is None or where is None or entry.get("State") not in ("running", "paused"):
         return None
     return Place(*where, name, str(entry["Id"]))
+
+
+def is_toolbox(entry: Mapping[str, Any]) -> bool:
+    """Say whether one container of the engine's list is a toolbox, of whatever bastion."""
+    return TOOLBOX in (entry.get("Labels") or {})
 
 
 def _container_name(names: object) -> str | None:

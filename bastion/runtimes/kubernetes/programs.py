@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,7 +12,7 @@ import structlog
 
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDOUT, Request, Target
-from bastion.runtimes import shell
+from bastion.runtimes import beside, shell
 from bastion.runtimes.ending import end_all
 from bastion.runtimes.kubernetes.cache import Told
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path
@@ -30,7 +29,6 @@ _AGAIN: Final = 0.5  # seconds before a script is tried again
 _SETTLE: Final = 0.4  # seconds for the status of a program that was just ended
 _APART: Final = 1.0  # seconds between two looks for what a program, nobody knows whether it is over, has left
 _FOUND: Final = "bastion"  # what a chosen shell has to print
-_ROOT: Final = re.compile(rb"/proc/[0-9]{1,10}/root")
 
 _log = structlog.get_logger(__name__)
 
@@ -44,11 +42,11 @@ class Watching(Protocol):
 
 
 class _Entrance(NamedTuple):
-    """Where the programs of a session start: in which container, by which shell, in which folder."""
+    """Where the programs of a session start: in which container, by which shell; in a toolbox, where its files are."""
 
     place: Place
     shell: str
-    folder: str = ""
+    files: beside.Files = beside.Files()
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,7 +85,7 @@ class Programs:
         async with self._watching.on(target, running.told):
             try:
                 try:
-                    started = shell.started(entrance.scripts, request, arguments, entrance.folder)
+                    started = shell.started(entrance.scripts, request, arguments, *entrance.files)
                     await stream.open(started, stdin=True)
                 except RuntimeFailed as error:
                     may_run = isinstance(error, RuntimeUnreachable)  # what was asked may have been heard all the same
@@ -188,19 +186,16 @@ class Programs:
                 "name an image with a shell as `toolbox` of its stack, and sessions enter by one beside it",
             )
         made = await Toolbox(self._cluster, image).beside(place, target.container_id)
-        beside = Place(place.namespace, place.pod, made.name)
-        found = await self._probe(beside, None)
+        toolbox = Place(place.namespace, place.pod, made.name)
+        found = await self._probe(toolbox, None)
         if not found:
             raise NoShell(
                 f"the toolbox image of {target.stack} has no shell either",
                 f"name another image than {image} as `toolbox`",
             )
         container_id = target.container_id.partition("/")[2]
-        rooting = shell.rooting(found, container_id, is_first=made.is_first)
-        told = (await self.script(beside, rooting)).strip()
-        root = told.decode() if _ROOT.fullmatch(told) else ""
-        note = f"{place.container} has no shell: you are in a toolbox beside it, {_files(told, root)}"
-        return _Entrance(beside, found, root, (note,))
+        told = await self.script(toolbox, beside.rooting(found, container_id, is_first=made.is_first))
+        return _Entrance(toolbox, found, beside.files(told), (beside.note(place.container, told),))
 
     def _calls(self, target: Target, entrance: _Entrance, uid: str) -> Calls:
         place = entrance.place
@@ -278,15 +273,6 @@ class _Streamed:
         with contextlib.suppress(StreamBroken):
             while await self._stream.read() is not None and self._stream.status is None:
                 continue
-
-
-def _files(told: bytes, root: str) -> str:
-    """Say where a toolbox has the files of its target, or why it has not."""
-    if root:
-        return f"and its files are under {root}"
-    if told == b"closed":
-        return "but may not open its files: that takes its own user, or SYS_PTRACE"
-    return "but see none of its processes, and so not its files: its node does not share them"
 
 
 async def _tick(stream: PodStream) -> None:
