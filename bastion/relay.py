@@ -1,24 +1,32 @@
 """Move events between a channel and an exec, recording each before it is delivered."""
 
 import asyncio
+from collections.abc import Callable
 
-from bastion.model import Channel, Exit, Record, Sink, Source
+from bastion.model import Channel, Event, Exit, Record, Sink, Source
 from bastion.runtimes import Exec
 from bastion.sessions import LiveSession
 
 
-async def relay(channel: Channel, program: Exec, session: LiveSession, record: Record) -> Exit:
+async def relay(
+    channel: Channel,
+    program: Exec,
+    session: LiveSession,
+    record: Record,
+    publish: Callable[[Event], None] | None = None,
+) -> Exit:
     """Carry events both ways until the program has ended and its output is delivered; return how it ended.
 
     The exit is on record when this returns. Input goes on for as long as output does: a program decides itself when it
-    has read enough.
+    has read enough. `publish` shows events to those who watch, in place of the session's own way.
     """
+    show = publish or session.publish
 
     async def pump(source: Source, sink: Sink) -> None:
         async for event in source:
             await record(event)
             session.count(event)
-            session.publish(event)
+            show(event)
             await sink.send(event)
 
     async def follow() -> Exit:

@@ -17,12 +17,12 @@ from bastion.errors import BastionError, FileFailed, RecordingFailed
 from bastion.files import Attributes, Changes, Entry, Files, Mode, OpenFile, Space
 from bastion.files.access import Judge, Right
 from bastion.files.journal import Journal, denied
-from bastion.files.recorded_file import RecordedFile, words_of
+from bastion.files.passed import ways, words_of
+from bastion.files.recorded_file import RecordedFile
 from bastion.model import FIRST_FILE, FileAccess, FileOperation, Record
 from bastion.sessions import LiveSession
 
 _BOTH: Final[tuple[Literal["read"], Literal["write"]]] = ("read", "write")
-_MODES: Final = ("read", "write", "append", "create", "truncate", "exclusive")
 
 
 class RecordedFiles:
@@ -102,7 +102,7 @@ class RecordedFiles:
         """Open a file, and give it two streams of the record."""
         writes = mode.write or mode.append or mode.create or mode.truncate
         rights: tuple[Right, ...] = ("read", "write") if writes and mode.read else ("write",) if writes else ("read",)
-        operation = FileOperation("open", path, note=", ".join(word for word in _MODES if getattr(mode, word)))
+        operation = FileOperation("open", path, note=ways(mode))
         # also where only reading depends on nothing: whether the opened file may be changed may depend on its path
         resolve = any(self._judge.verdict(right) is None for right in (*rights, "write"))
         where = await self._allowed(operation, *rights, follow=not mode.exclusive, resolve=resolve)

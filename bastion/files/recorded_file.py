@@ -1,40 +1,13 @@
 """One opened file, each byte of which is on record before it passes, and which is summed up when it is closed."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 from bastion.errors import BastionError, FileFailed
 from bastion.files import Attributes, Changes, Mode, OpenFile
 from bastion.files.journal import CUT_OFF, OK, Journal
+from bastion.files.passed import Account, words_of
 from bastion.model import FileOperation
-
-
-@dataclass(slots=True)
-class _Passed:
-    """What passed one way: how much, its digest, where it began in the file and whether it went on from there."""
-
-    size: int = 0
-    begin: int | None = None
-    in_order: bool = True
-    failure: str = ""
-    digest: Any = field(default_factory=hashlib.sha256)  # hashlib does not name its type
-
-    def add(self, offset: int | None, data: bytes) -> None:
-        """Take a piece in; no offset is wherever the last one ended."""
-        if offset is not None:
-            self.begin = offset if self.begin is None else self.begin
-            self.in_order = self.in_order and offset == self.begin + self.size
-        self.size += len(data)
-        self.digest.update(data)
-
-    def note(self) -> str:
-        """Say what the digest is not to be taken for."""
-        if not self.in_order:
-            return "not in the file's order"
-        return f"from byte {self.begin} on" if self.begin else ""
 
 
 class RecordedFile:
@@ -59,17 +32,15 @@ class RecordedFile:
         self._journal = journal
         self._forget = forget
         self._path = path
-        self._mode = mode
+        self._account = Account(path, mode, stream)
         self.stream = stream
         self._may_write = may_write
         self._before = before
-        self._read: _Passed | None = None
-        self._written: _Passed | None = None
         self._closed = False
 
     async def read(self, offset: int, length: int) -> bytes:
         """Read, and hand out what is on record."""
-        passed = self._read = self._read or _Passed()
+        passed = self._account.reading()
         try:
             data = await self._file.read(offset, length)
         except BastionError as error:
@@ -82,8 +53,8 @@ class RecordedFile:
 
     async def write(self, offset: int, data: bytes) -> None:
         """Put on record, and write; of what failed a part may have got there."""
-        passed = self._written = self._written or _Passed()
-        passed.add(None if self._mode.append else offset, data)
+        passed = self._account.writing()
+        passed.add(None if self._account.mode.append else offset, data)
         await self._journal.written(self.stream + 1, data)
         try:
             await self._file.write(offset, data)
@@ -137,7 +108,7 @@ class RecordedFile:
 
     async def _compare(self) -> str:
         """Look whether the file is what it was when it was opened, where that matters and can be known."""
-        if self._before is None or self._read is None:
+        if self._before is None or not self._account.was_read:
             return ""
         try:
             now = await self._file.stat()
@@ -148,38 +119,5 @@ class RecordedFile:
 
     async def _sum_up(self, result: str, note: str) -> None:
         self._forget(self)
-        if self._read is None and self._written is None:
-            if self._mode.write:
-                self._written = _Passed()
-            else:
-                self._read = _Passed()
-        for operation, stream, passed in (
-            ("read", self.stream, self._read),
-            ("write", self.stream + 1, self._written),
-        ):
-            if passed is not None:
-                notes = (passed.note(), note if operation == "read" else "")
-                summary = FileOperation(
-                    operation,
-                    self._path,
-                    passed.failure or result,
-                    size=passed.size,
-                    sha256=passed.digest.hexdigest(),
-                    stream=stream,
-                    note=", ".join(filter(None, notes)),
-                )
-                await self._journal.note(summary)
-
-
-def words_of(changes: Changes) -> str:
-    """Say what is changed of a file."""
-    words = []
-    if changes.size is not None:
-        words.append(f"size {changes.size}")
-    if changes.permissions is not None:
-        words.append(f"permissions {changes.permissions:04o}")
-    if changes.owner is not None:
-        words.append(f"owner {changes.owner[0]}:{changes.owner[1]}")
-    if changes.times is not None:
-        words.append(f"accessed {changes.times[0]}, modified {changes.times[1]}")
-    return ", ".join(words)
+        for operation in self._account.sum_up(result, read_note=note):
+            await self._journal.note(operation)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bastion.errors import FileFailed
-from bastion.files import Changes, Files, Mode
+from bastion.files import Changes, Files
 from bastion.files import sftp_wire as wire
 from bastion.files.sftp_handles import Handles
 from bastion.files.sftp_listing import names, one_name
@@ -82,17 +82,7 @@ class Answers:
 
     async def _open(self, asked: Asked) -> bytes:
         path, flags, changes = asked.path(), asked.fields.number(), asked.fields.changes()
-        write = bool(flags & wire.WRITE)
-        mode = Mode(
-            read=bool(flags & wire.READ) or not write,
-            write=write,
-            append=write and bool(flags & wire.APPEND),
-            create=bool(flags & wire.CREATE),
-            truncate=bool(flags & wire.TRUNCATE),
-            exclusive=bool(flags & wire.EXCLUSIVE),
-            permissions=changes.permissions,
-        )
-        handle = await self._handles.open_file(path, mode)
+        handle = await self._handles.open_file(path, wire.mode(flags, changes.permissions))
         return wire.answer(Kind.HANDLE, asked.number, wire.string(handle))
 
     async def _close(self, asked: Asked) -> bytes:

@@ -10,7 +10,7 @@ from struct import Struct
 from typing import Final
 
 from bastion.errors import FileFailed, Malformed
-from bastion.files import Attributes, Changes
+from bastion.files import Attributes, Changes, Mode
 
 VERSION: Final = 3
 LONGEST_PACKET: Final = 256 * 1024 + 1024
@@ -209,6 +209,20 @@ class PacketReader:
             if not count:
                 break
         return found[0] if len(found) == 1 else memoryview(b"".join(found))
+
+
+def mode(flags: int, permissions: int | None) -> Mode:
+    """Return how OPEN wants a file opened; one that is neither read nor written is read."""
+    write = bool(flags & WRITE)
+    return Mode(
+        read=bool(flags & READ) or not write,
+        write=write,
+        append=write and bool(flags & APPEND),
+        create=bool(flags & CREATE),
+        truncate=bool(flags & TRUNCATE),
+        exclusive=bool(flags & EXCLUSIVE),
+        permissions=permissions,
+    )
 
 
 def packet(kind: int, *parts: bytes) -> bytes:

@@ -2,11 +2,12 @@
 
 import fnmatch
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from bastion.errors import FileFailed
-from bastion.files import Files
+from bastion.files import Entry, Files
 from bastion.files.scp.command import Word
 from bastion.files.scp.wire import LONGEST_PATH
 
@@ -42,22 +43,28 @@ async def _fitting(files: Files, folders: list[bytes], pattern: bytes) -> list[b
     fitting: list[bytes] = []
     length = 0
     for folder in folders:
-        async for name in _names(files, folder):
-            if len(folder) + len(name) <= LONGEST_PATH and _fits(name, pattern):
-                fitting.append(folder + name)
-                length += len(fitting[-1])
-            if length > MOST_BYTES:
-                raise FileFailed("stands for too many files", "copy the folder with -r")
+        with suppress(FileFailed):  # what cannot be listed holds nothing that fits, as in a shell
+            async with listed(files, folder or b".") as batches:
+                async for entries in batches:
+                    found = [folder + entry.name for entry in entries if _fits(entry.name, pattern)]
+                    fitting += [path for path in found if len(path) <= LONGEST_PATH]
+                    length += sum(map(len, found))
+                    if length > MOST_BYTES:
+                        break
+        if length > MOST_BYTES:
+            raise FileFailed("stands for too many files", "copy the folder with -r")
     return fitting
 
 
-async def _names(files: Files, folder: bytes) -> AsyncIterator[bytes]:
+@asynccontextmanager
+async def listed(files: Files, path: bytes) -> AsyncIterator[AsyncIterator[list[Entry]]]:
+    """Give what a folder holds, in batches; leaving it ends the listing, wherever it is."""
+    batches = files.list(path)
     try:
-        async for entries in files.list(folder or b"."):
-            for entry in entries:
-                yield entry.name
-    except FileFailed:
-        return  # what cannot be listed holds nothing that fits, as in a shell
+        yield batches
+    finally:
+        if isinstance(batches, AsyncGenerator):
+            await batches.aclose()
 
 
 def _fits(name: bytes, pattern: bytes) -> bool:

@@ -71,7 +71,7 @@ class Sink:
         found = await self._look(paths[0])
         is_directory = found is not None and stat.S_ISDIR(found.mode)
         if self._command.into_directory and not is_directory:
-            raise FileFailed("not a directory" if found else "no such file or directory")
+            raise FileFailed("not a folder" if found else "no such file")
         return _Folder(paths[0], is_directory)
 
     async def _take(self, line: bytes) -> None:
@@ -118,9 +118,9 @@ class Sink:
     async def _take_file(self, path: bytes, permissions: int, size: int, times: tuple[int, int] | None) -> None:
         found = await self._look(path)
         if path.endswith(b"/"):
-            raise FileFailed("no such file or directory")
+            raise FileFailed("no such file")
         if found is not None and stat.S_ISDIR(found.mode):
-            raise FileFailed("is a directory")
+            raise FileFailed("is a folder")
         mode = Mode(write=True, create=True, truncate=found is None, permissions=permissions | _OWNER_WRITES)
         file = await self._files.open(path, mode)
         try:
@@ -166,7 +166,7 @@ class Sink:
             await self._files.make_directory(path, permissions | _OWNER_ENTERS)
             folder.withheld = _OWNER_ENTERS & ~permissions
         elif not stat.S_ISDIR(found.mode):
-            raise FileFailed("not a directory")
+            raise FileFailed("not a folder")
         elif self._command.preserve and ~found.mode & _OWNER_ENTERS:
             await self._files.change(path, Changes(permissions=permissions | _OWNER_ENTERS), follow=True)
         self._folders.append(folder)

@@ -6,7 +6,7 @@ from typing import Final
 from bastion.errors import FileFailed
 from bastion.files import Attributes, Files, Mode, OpenFile
 from bastion.files.scp.command import ScpCommand
-from bastion.files.scp.expand import expand
+from bastion.files.scp.expand import expand, listed
 from bastion.files.scp.wire import LONGEST_NAME, PIECE, Wire, checked, on_one_line
 
 MOST_NAMES: Final = 16 * 1024 * 1024  # bytes of names that are held for the folders that are open at a time
@@ -91,12 +91,13 @@ class Source:
         """
         names = bytearray()
         most = MOST_NAMES - sum(len(folder.names) for folder in self._folders)
-        async for entries in self._files.list(path):
-            for entry in entries:
-                if entry.name not in {b"", b".", b".."} and b"/" not in entry.name:
-                    names += entry.name + b"/"
-            if len(names) > most:
-                raise FileFailed("holds too many files to be copied at once")
+        async with listed(self._files, path) as batches:
+            async for entries in batches:
+                for entry in entries:
+                    if entry.name not in {b"", b".", b".."} and b"/" not in entry.name:
+                        names += entry.name + b"/"
+                if len(names) > most:
+                    raise FileFailed("holds too many files to be copied at once")
         return bytes(names)
 
     async def _announce(self, kind: bytes, path: bytes, found: Attributes) -> bool:
@@ -107,7 +108,7 @@ class Source:
         """
         name = on_one_line(path.rpartition(b"/")[2])
         if len(name) > LONGEST_NAME:
-            raise FileFailed("file name too long")
+            raise FileFailed("the name is too long")
         if self._command.preserve:
             await self._wire.send(b"T%d 0 %d 0\n" % (max(found.modified, 0), max(found.accessed, 0)))
             if not await self._wire.answer():

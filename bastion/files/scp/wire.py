@@ -161,7 +161,7 @@ def checked(path: bytes) -> bytes:
         FileFailed: it cannot.
     """
     if not path:
-        raise FileFailed("no such file or directory", kind="no-such-file")
+        raise FileFailed("no such file", kind="no-such-file")
     if len(path) > LONGEST_PATH:
-        raise FileFailed("file name too long")
+        raise FileFailed("the name is too long")
     return path
