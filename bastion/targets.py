@@ -178,10 +178,12 @@ class Targets:
         services = [other for in_stack, other in listing if in_stack == stack]
         stacks = sorted({in_stack for in_stack, _ in listing})
         if not services:
-            close = [near for near in difflib.get_close_matches(stack, stacks) if (near, service) in listing]
-            return _joined(
-                _did_you_mean(f"{service}@{close[0]}") if close else "", _enumerate("stacks that run", stacks)
-            )
+            close = [
+                f"{service}@{near}" for near in difflib.get_close_matches(stack, stacks) if (near, service) in listing
+            ]
+            swapped = [f"{stack}@{service}"] if (service, stack) in listing else []
+            meant = [_did_you_mean(name) for name in (*swapped, *close)][:1]
+            return _joined(*meant, _enumerate("stacks that run", stacks))
         if service in stacks:
             example = next(other for in_stack, other in listing if in_stack == service)
             return f"{service} is a stack: name a service of it too, such as {example}@{service}"

@@ -84,10 +84,15 @@ def test_a_hundred_reloads_lose_no_session(own: Bastion) -> None:
     """SIGHUP a hundred times under load, broken files among them: every session goes on, and the old rules count."""
     own.start()
     good = own.config.read_text()
+    shell = own.terminal()
+    shell.expect(PROMPT)
+    flood = "while [ ! -e /tmp/enough ]; do head -c 262144 /dev/zero; sleep 0.02; done; exit 5"
     with subprocess.Popen(
         own.command("i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.1; done; exit 7"),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-    ) as client:  # fmt: skip
+    ) as client, subprocess.Popen(
+        own.command(flood), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as flooding:  # fmt: skip
         for number in range(100):
             _write(own, (good, f"{good}[sssh]\n", "[ssh", f"{good}# {number}\n")[number % 4])
             os.kill(own.pid, signal.SIGHUP)
@@ -95,8 +100,17 @@ def test_a_hundred_reloads_lose_no_session(own: Bastion) -> None:
                 assert own.ssh(f"echo {number}").stdout == f"{number}\n".encode()
             time.sleep(0.03)
         out, _ = client.communicate(timeout=60)
+        assert flooding.poll() is None
+        assert own.ssh("touch /tmp/enough").returncode == 0
+        assert flooding.wait(30) == 5
+    assert own.ssh("rm /tmp/enough").returncode == 0
     assert client.returncode == 7
     assert out.split() == [b"%d" % number for number in range(1, 101)]
+    shell.sendline(b"echo still-$((1+1)); exit 6")
+    shell.expect(rb"still-2")
+    shell.expect(pexpect.EOF)
+    shell.close()
+    assert shell.exitstatus == 6
     assert own.events("configuration not taken over")
     _write(own, good.replace('stacks = ["*"]', 'stacks = ["other"]'))
     os.kill(own.pid, signal.SIGHUP)

@@ -131,6 +131,7 @@ async def test_name_becomes_its_container(name: str, found: str) -> None:
         ("web.99999999999@shop", "no service web.99999999999 runs in shop", "services of shop: api, api.2, db, web"),
         ("wbe@shop", "no service wbe runs in shop", "did you mean web@shop? services of shop: api, api.2, db, web"),
         ("web@shpo", "no service web runs in shpo", "did you mean web@shop? stacks that run: blog, shop"),
+        ("shop@web", "no service shop runs in web", "did you mean web@shop? stacks that run: blog, shop"),
         ("shop@shop", "no service shop runs in shop", "shop is a stack: name a service of it too, such as api@shop"),
         ("blog@shop", "no service blog runs in shop", "blog is a stack: name a service of it too, such as web@blog"),
         ("web+other@shop", "web@shop has no container other", "containers: shop-web-1, shop-web-2"),
