@@ -40,4 +40,4 @@ async def a_folder(files: Files, world: World) -> AsyncIterator[bytes]:
     try:
         yield folder.encode()
     finally:
-        world.look(f"chmod -R u+rwx {folder}; rm -rf {folder}")
+        world.look(f"chmod -R u+rwx {world.root}{folder}; rm -rf {world.root}{folder}")

@@ -26,7 +26,7 @@ class Place:
 
     async def look(self, script: str) -> str:
         """Run a script in the container, in the folder, as somebody who may do everything."""
-        return await asyncio.to_thread(self.world.look, f"cd {self.folder.decode()} || exit; {script}")
+        return await asyncio.to_thread(self.world.look, f"cd {self.world.root}{self.folder.decode()} || exit; {script}")
 
     async def put(self, name: bytes | str, content: bytes) -> bytes:
         """Write a file over the port; return its path."""

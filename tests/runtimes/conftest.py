@@ -59,7 +59,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
 async def by_toolbox(engine: Engine, name: str) -> AsyncIterator[World]:
     """Give a container without a shell, entered by a busybox beside it."""
     if name not in engine.docker("ps", "--format", "{{.Names}}").split():
-        engine.start(name, engine.image_scratch, stack="conformance", service="toolbox")
+        engine.start(name, engine.image_scratch, stack="conformance", service="toolbox", args=("--tmpfs", "/tmp"))
     runtime = DockerRuntime(engine.host, toolboxes={"conformance": engine.image_busybox})
     (target,) = await runtime.find("conformance", "toolbox")
 
@@ -68,7 +68,7 @@ async def by_toolbox(engine: Engine, name: str) -> AsyncIterator[World]:
         found = engine.docker("ps", "-q", "--filter", label).split()
         return "".join(engine.docker("exec", "-u", "0", toolbox, "sh", "-c", script) for toolbox in found)
 
-    yield World(runtime, target, look, notes=1)
+    yield World(runtime, target, look, root="/proc/1/root", notes=1)
     await runtime.close()
 
 

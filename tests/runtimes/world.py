@@ -46,6 +46,7 @@ class World:
     target: Target
     look: Callable[[str], str]
     half_close: bool = True  # whether the end of standard input is passed on
+    root: str = ""  # where `look` finds the target's files
     notes: int = 0  # lines about where one is that come before any output
 
     async def run(self, asked: Request, events: Sequence[Event] = (Eof(),), target: Target | None = None) -> Done:
