@@ -16,6 +16,9 @@ from bastion.cli.output import show_error, write_fields, write_json, write_table
 from bastion.errors import TranscriptError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bastion.model import FileOperation
     from bastion.transcripts import Transcript
 
 app = typer.Typer(help="List, show, play, export and verify what was recorded.")
@@ -95,6 +98,33 @@ def play(
         sys.stdout.write("\n" if sys.stdout.isatty() else "")
 
 
+@app.command("files")
+def files(uid: Uid, *, identity: IdentityOption, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List what was done with files in a session: opened, read, written, renamed, removed, denied and so on."""
+    from bastion import transcripts
+    from bastion.transcripts.file_events import encode, paths
+
+    folder = read_settings(config).audit.directory
+    found = _find(folder, uid)
+    done: list[tuple[datetime, FileOperation]] = []
+    broken: TranscriptError | None = None
+    try:
+        for each in transcripts.list_operations(transcripts.lines(folder, found.uid, identity)):
+            done.append(each)  # noqa: PERF402 - what was good before an error is shown
+    except TranscriptError as error:
+        if not done:
+            raise
+        broken = error
+    if as_json:
+        facts = [{"time": time} | json.loads(encode(operation)) for time, operation in done]
+        write_json({"uid": found.uid, "files": facts})
+    else:
+        rows = [(time, one.operation, paths(one), one.size, one.sha256, _result(one)) for time, one in done]
+        write_table(("TIME", "OPERATION", "PATH", "BYTES", "SHA256", "RESULT"), rows)
+    if broken is not None:
+        raise broken
+
+
 @app.command("export")
 def export(uid: Uid, *, identity: IdentityOption, output: OutputOption = None, config: ConfigOption = None) -> None:
     """Give a session's asciicast lines, decrypted and merged with the write-ahead files when it did not end cleanly."""
@@ -148,6 +178,10 @@ def verify(
                 show_error(f"{one.uid or 'ledger'}: {one.verdict}: {one.words}")
     if not all(one.is_sound for one in findings):
         raise typer.Exit(1)
+
+
+def _result(operation: "FileOperation") -> str:
+    return operation.result + (f" ({operation.note})" if operation.note else "")
 
 
 def _find(folder: Path, uid: str) -> "Transcript":

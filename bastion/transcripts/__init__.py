@@ -1,5 +1,6 @@
 """The encrypted record of sessions: written by `Transcripts`, read, verified and played by the functions beside it."""
 
+from bastion.transcripts.file_listing import list_operations
 from bastion.transcripts.ledger import Ledger
 from bastion.transcripts.playing import play
 from bastion.transcripts.reading import Transcript, find, lines, list_transcripts
@@ -20,6 +21,7 @@ __all__ = [
     "generate_identity",
     "generate_signing_key",
     "lines",
+    "list_operations",
     "list_transcripts",
     "play",
     "verify",

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic_core import to_json
 
 from bastion.model import (
+    FIRST_FILE,
     STDERR,
     STDIN,
     STDOUT,
@@ -24,6 +25,7 @@ from bastion.model import (
     Signal,
     Target,
 )
+from bastion.transcripts.file_events import encode
 
 Input = Literal["all", "no-tty", "none"]
 
@@ -47,16 +49,30 @@ class _Stream:
 class Lines:
     """Encodes one session's events, in order; `count` is the number of lines so far, the header included."""
 
-    __slots__ = ("_input", "_last", "_limit", "_origin", "_shown", "_streams", "_totals", "_tty", "count")
+    __slots__ = (
+        "_files",
+        "_input",
+        "_last",
+        "_limit",
+        "_origin",
+        "_shown",
+        "_streams",
+        "_totals",
+        "_tty",
+        "_uploads",
+        "count",
+    )
 
     def __init__(self, keep_input: Input, stream_limit: int, *, tty: bool) -> None:
         self._input = keep_input == "all" or (keep_input == "no-tty" and not tty)
+        self._uploads = keep_input != "none"
         self._limit = stream_limit
         self._tty = tty
         self._origin = time.monotonic_ns()
         self._last = 0
         self._shown = STDOUT
         self._streams: dict[int, _Stream] = {}
+        self._files: dict[int, int] = {}  # how much of each opened file passed; a session may open any number
         self._totals = False
         self.count = 0
 
@@ -92,7 +108,7 @@ class Lines:
         """Return the lines for one event: none where it is not kept, or waits for the rest of a character."""
         match event:
             case Data(stream, payload):
-                return self._data(stream, payload)
+                return self._data(stream, payload) if stream < FIRST_FILE else self._contents(stream, payload)
             case Resize(columns, rows):
                 return self._line("r", f"{columns}x{rows}")
             case Signal(name):
@@ -128,8 +144,22 @@ class Lines:
         )
 
     def _file(self, operation: FileOperation) -> bytes:
-        about = {"operation": operation.operation, "path": operation.path.decode("utf-8", "backslashreplace")}
-        return self._line("f", json.dumps(about))
+        if operation.stream is not None and operation.operation in {"read", "write"}:
+            self._files.pop(operation.stream, None)
+        return self._line("f", encode(operation))
+
+    def _contents(self, number: int, payload: bytes) -> bytes:
+        if not self._uploads and (number - FIRST_FILE) % 2:
+            return b""
+        before = self._files.get(number, 0)
+        self._files[number] = before + len(payload)
+        if before > self._limit:
+            return b""
+        kept = payload[: self._limit - before]
+        lines = [self._interval_binary(number, kept[start : start + _PIECE]) for start in range(0, len(kept), _PIECE)]
+        if before + len(payload) > self._limit:
+            lines.append(self.mark(f"{_name(number)} is over {self._limit} bytes: from here on only counted"))
+        return b"".join(lines)
 
     def _data(self, number: int, payload: bytes) -> bytes:
         stream = self._streams.get(number)

@@ -4,9 +4,10 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from bastion.errors import TranscriptError
+from bastion.transcripts.file_events import decode, one_line
 
 _SAFE_FINALS: Final = frozenset("@ABCDEFGHIJKLMPSTXZ`adefghlmr")
 _SAFE_MODES: Final = frozenset({"?7", "?25", "?47", "?1047", "?1048", "?1049", "4"})
@@ -112,23 +113,23 @@ class Stripper:
 
 
 def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: float = 2.0, raw: bool = False) -> None:
-    """Write a transcript's output at `speed` times its pace; speed 0 does not wait at all.
+    """Write a transcript's output, and a line for each thing done with a file, at `speed` times its pace.
 
-    No pause is longer than `idle_limit` seconds. `raw` leaves the escape sequences in.
+    Speed 0 does not wait at all. No pause is longer than `idle_limit` seconds. `raw` leaves the escape sequences in.
 
     Raises:
         TranscriptError: a line is no asciicast v3.
     """
     rows = iter(lines)
-    tty = _header(next(rows, ""))
+    tty = read_header(next(rows, ""))["tty"]
     stripper = Stripper()
     try:
         for number, row in enumerate(rows, 2):
-            interval, code, data = _event(number, row)
+            interval, code, data = read_event(number, row)
             if speed > 0 and interval > 0:
                 time.sleep(min(interval, idle_limit, _LONGEST_WAIT) / speed)
-            if code == "o":
-                text = data if raw else stripper.feed(data)
+            if code in {"o", "f"}:
+                text = f"{one_line(decode(data))}\r\n" if code == "f" else data if raw else stripper.feed(data)
                 out.write(text if tty else text.replace("\r\n", "\n").replace("\n", "\r\n" if out.isatty() else "\n"))
                 out.flush()
     finally:
@@ -137,19 +138,29 @@ def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: f
             out.flush()
 
 
-def _header(row: str) -> bool:
+def read_header(row: str) -> dict[str, Any]:
+    """Return what a transcript's first line says of its session; `tty` is among it.
+
+    Raises:
+        TranscriptError: it is no header of ours.
+    """
     try:
         header = json.loads(row)
         if header["version"] != 3:  # noqa: PLR2004 - asciicast's own number
             raise TranscriptError("this is no asciicast v3", "bastion transcripts verify tells what is wrong with it")
-        return bool(header["bastion"]["tty"])
+        return {**header["bastion"], "tty": bool(header["bastion"]["tty"])}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TranscriptError(
             "the transcript has no header", "bastion transcripts verify tells what is wrong with it"
         ) from error
 
 
-def _event(number: int, row: str) -> tuple[float, str, str]:
+def read_event(number: int, row: str) -> tuple[float, str, str]:
+    """Return the seconds since the event before, the code and the text of a transcript's line of that number.
+
+    Raises:
+        TranscriptError: it is no event.
+    """
     try:
         interval, code, data = json.loads(row)
     except (ValueError, TypeError, RecursionError) as error:

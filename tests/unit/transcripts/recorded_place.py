@@ -13,14 +13,10 @@ from bastion.model import (
     STDERR,
     STDIN,
     STDOUT,
-    Data,
-    Eof,
-    Exit,
     Name,
+    Recorded,
     Request,
-    Resize,
     Session,
-    Signal,
     Target,
     Terminal,
     now,
@@ -131,9 +127,7 @@ def fail_loudly(error: Exception) -> None:
     raise AssertionError(error)
 
 
-async def record(
-    transcripts: Transcripts, *events: Data | Eof | Resize | Signal | Exit, uid: str = "s1", tty: bool = False
-) -> None:
+async def record(transcripts: Transcripts, *events: Recorded, uid: str = "s1", tty: bool = False) -> None:
     """Record one whole session."""
     async with transcripts.open(session(uid), request(uid, tty=tty), TARGET, on_failure=fail_loudly) as recorder:
         for event in events:
