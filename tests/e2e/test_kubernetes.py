@@ -195,8 +195,7 @@ def test_missing_rights_are_named(bastion: Bastion, switches: Cluster) -> None:
     switches.switch(forbid=[["create", "pods/exec"]])
     done = bastion.ssh("true")
     assert done.returncode == 255
-    assert b"create" in done.stderr
-    assert b"pods/exec" in done.stderr
+    assert b"the bastion may not create pods/exec in the namespace " in done.stderr
     checked = bastion.cli("check", check=False)
     assert checked.returncode == 1
     assert [line for line in checked.stderr.splitlines() if "error" in line] == [

@@ -205,10 +205,12 @@ async def test_a_right_that_is_missing(pod: World, cluster: Cluster, verb: str) 
     cluster.switch(forbid=[(verb, "pods/exec")])
     with pytest.raises(RuntimeFailed) as refused:
         await pod.command(":")
-    assert verb in refused.value.public
-    assert "pods/exec" in refused.value.public
-    assert cluster.namespace in refused.value.public
+    assert refused.value.public == f"the bastion may not {verb} pods/exec in the namespace {cluster.namespace}"
     assert "examples/kubernetes" in refused.value.hint
+    cluster.switch(forbid=[(verb, "pods/portforward")])
+    with pytest.raises(RuntimeFailed, match=rf"the bastion may not {verb} pods/portforward in the namespace"):
+        async with pod.runtime.dial(pod.target, "localhost", 80):
+            pytest.fail("it was dialled")
 
 
 async def test_no_shell_and_no_toolbox(plain: KubernetesRuntime, bare: World) -> None:

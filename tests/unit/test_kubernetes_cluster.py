@@ -262,6 +262,21 @@ async def test_an_answer_that_is_no_success_is_raised_with_its_reason(
     await cluster.close()
 
 
+@pytest.mark.parametrize(
+    ("message", "verbs"),
+    [
+        ('pods "x" is forbidden: User "me" cannot create resource "pods/exec" in API group ""', "create"),
+        ('pods "x" is forbidden: User "me" cannot get resource "pods/exec" in API group ""', "get"),
+        ("cannot delete resource everything", "create and get"),
+        ("", "create and get"),
+    ],
+)
+def test_the_right_that_a_stream_lacks_is_named(message: str, verbs: str) -> None:
+    """As far as the server says which; else both that it needs."""
+    error = kubernetes_errors.stream_refusal(Answered(403, "Forbidden", message), "pods/exec", "shop")
+    assert error.public == f"the bastion may not {verbs} pods/exec in the namespace shop"
+
+
 @pytest.mark.parametrize("body", [b"[]", b"no", b"[" * 100_000, b'{"a": "\xff"}'])
 async def test_what_is_no_object_is_no_answer(kubeconfig: Callable[..., Path], server: Server, body: bytes) -> None:
     """Of a request and of a watch."""

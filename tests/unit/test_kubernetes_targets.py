@@ -247,7 +247,7 @@ def statuses(**told: Any) -> dict[str, Any]:
         ({"metadata": DELETED}, "is being deleted"),
         ({"metadata": DELETED, "status": {"conditions": [DISRUPTED]}}, "was evicted: EvictionByEvictionAPI"),
         (
-            {"status": {"phase": "Failed", "reason": "Evicted", "message": "low on\nmemory"}},
+            {"status": {"phase": "Failed", "reason": "Evicted", "message": "low on\nmemory. "}},
             "was evicted: low on?memory",
         ),
         ({"status": {"phase": "Failed", "reason": "DeadlineExceeded"}}, "failed: DeadlineExceeded"),

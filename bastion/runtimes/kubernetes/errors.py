@@ -1,5 +1,6 @@
 """What a cluster answers when it will not or cannot, in our words."""
 
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from bastion.errors import RuntimeFailed, RuntimeUnreachable
 
 FAILURES: Final = (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError, ValueError, EOFError)
 _MESSAGE_LIMIT: Final = 500
+_LACKING: Final = re.compile(r"cannot (create|get) resource ")
 
 
 class Answered(Exception):
@@ -53,6 +55,12 @@ def refusal(answered: Answered, asked: str) -> RuntimeFailed:
         "the bastion's log says more",
         detail=str(answered),
     )
+
+
+def stream_refusal(answered: Answered, resource: str, namespace: str) -> RuntimeFailed:
+    """Return our error for a 403 to a stream: it names the right that the server says is missing, or both it needs."""
+    lacking = _LACKING.search(answered.message)
+    return refusal(answered, f"{lacking[1] if lacking else 'create and get'} {resource} in the namespace {namespace}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import aiohttp
 from bastion.errors import ConnectionLost, ContainerEnded, RuntimeFailed
 from bastion.model import STDOUT, Data, Eof, Event
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.errors import stream_refusal
 from bastion.runtimes.kubernetes.stream import V4
 from bastion.runtimes.kubernetes.wire import CONNECTION, ENDS, Wire, WireLost
 
@@ -138,5 +139,5 @@ def _refused(answered: Answered, namespace: str, pod: str) -> RuntimeFailed:
     if answered.status == 400:  # noqa: PLR2004
         return ContainerEnded(f"the pod {pod} is not running", hint, detail=str(answered))
     if answered.status == 403:  # noqa: PLR2004
-        return refusal(answered, f"create and get pods/portforward in the namespace {namespace}")
+        return stream_refusal(answered, "pods/portforward", namespace)
     return refusal(answered, f"forward a port of the pod {pod}")

@@ -122,7 +122,8 @@ def _over(metadata: Mapping[str, Any], status: Mapping[str, Any], conditions: Ma
     disruption = _dict(conditions.get("DisruptionTarget"))
     is_disrupted = disruption.get("status") == "True"
     if reason == "Evicted" or (is_disrupted and (metadata.get("deletionTimestamp") or status.get("phase") == "Failed")):
-        return f"was evicted: {(reason == 'Evicted' and message) or _text(disruption.get('reason')) or reason}"
+        why = (reason == "Evicted" and message) or _text(disruption.get("reason")) or reason
+        return f"was evicted: {why.rstrip(' .')}"
     ready = _dict(conditions.get("Ready"))
     if status.get("phase") == "Unknown" or "NodeLost" in (reason, ready.get("reason")) or _is_unheard(conditions):
         return "lost its node"

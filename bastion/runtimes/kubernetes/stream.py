@@ -13,6 +13,7 @@ import aiohttp
 from bastion.errors import ContainerEnded, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
+from bastion.runtimes.kubernetes.errors import stream_refusal
 from bastion.runtimes.kubernetes.wire import CONNECTION, ENDS, Wire, WireLost
 
 V5: Final = "v5.channel.k8s.io"
@@ -256,5 +257,5 @@ def _refused(answered: Answered, place: Place, length: int) -> RuntimeFailed:
     if answered.status == 404:  # noqa: PLR2004
         return ContainerEnded(f"the pod {place.pod} is gone", hint, detail=str(answered))
     if answered.status == 403:  # noqa: PLR2004
-        return refusal(answered, f"create and get pods/exec in the namespace {place.namespace}")
+        return stream_refusal(answered, "pods/exec", place.namespace)
     return refusal(answered, f"start a program in the pod {place.pod}")
