@@ -124,10 +124,12 @@ class _Conversation:
             numbers.append(number)
             views.append(view)
             end += len(view)
+        content = b"".join(views)
+        views.clear()
         try:
             opened = self._handles.writable(handle)
             check_offset(end)
-            await opened.file.write(offset, b"".join(views))
+            await opened.file.write(offset, content)
         except FileFailed as error:
             if error.kind == "failure":
                 self._telling.tell(self._handles.name(handle), error)

@@ -9,7 +9,7 @@ from bastion.errors import Malformed
 from bastion.files.sftp_wire import Fields, PacketReader
 from bastion.model import STDIN, Channel, Data, Eof
 
-READ_AHEAD: Final = 2 * 1024 * 1024
+READ_AHEAD: Final = 1024 * 1024
 
 
 class Incoming:

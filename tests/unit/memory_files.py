@@ -24,14 +24,14 @@ class MemoryOpenFile:
         self._closed = False
 
     async def read(self, offset: int, length: int) -> bytes:
-        await asyncio.sleep(0)
+        await self._files.turn()
         assert not self._closed
         if not self._mode.read:
             raise FileFailed("not opened for reading")
         return self._node.content.read(offset, min(length, self._files.piece))
 
     async def write(self, offset: int, data: bytes) -> None:
-        await asyncio.sleep(0)
+        await self._files.turn()
         assert not self._closed
         assert isinstance(data, bytes)
         if not self._mode.write:
@@ -44,17 +44,17 @@ class MemoryOpenFile:
         self._node.modified = int(time.time())
 
     async def stat(self) -> Attributes:
-        await asyncio.sleep(0)
+        await self._files.turn()
         assert not self._closed
         return self._node.attributes()
 
     async def change(self, changes: Changes) -> None:
-        await asyncio.sleep(0)
+        await self._files.turn()
         assert not self._closed
         self._files.apply(self._node, changes)
 
     async def sync(self) -> None:
-        await asyncio.sleep(0)
+        await self._files.turn()
         assert not self._closed
         self._files.synced += 1
 
@@ -69,7 +69,7 @@ class MemoryFiles:
     """A tree of nodes. `room` is how many bytes its files may hold; `opened` counts what was opened and not closed.
 
     `writes` has the length of every write that was asked for, `listing` how many listings are under way, and
-    `tree.read_only` stops every change.
+    `tree.read_only` stops every change. `ready` can be cleared to have every call wait but those that close.
     """
 
     way = "memory"
@@ -79,6 +79,8 @@ class MemoryFiles:
         self.tree = Tree(home)
         self.room = room
         self.piece = piece
+        self.ready = asyncio.Event()
+        self.ready.set()
         self.opened = 0
         self.listing = 0
         self.synced = 0
@@ -105,14 +107,19 @@ class MemoryFiles:
         node = self.tree.find(path, follow=True)
         return node.content.read(0, node.content.size)
 
+    async def turn(self) -> None:
+        """Let others work, and wait while the container does."""
+        await asyncio.sleep(0)
+        await self.ready.wait()
+
     # The port.
 
     async def real_path(self, path: bytes) -> bytes:
-        await asyncio.sleep(0)
+        await self.turn()
         return self.tree.walk(path, follow=True)[1]
 
     async def stat(self, path: bytes, *, follow: bool) -> Attributes:
-        await asyncio.sleep(0)
+        await self.turn()
         return self.tree.find(path, follow=follow).attributes()
 
     async def list(self, path: bytes) -> AsyncIterator[list[Entry]]:
@@ -125,13 +132,13 @@ class MemoryFiles:
         self.listing += 1
         try:
             for start in range(0, len(found), BATCH):
-                await asyncio.sleep(0)
+                await self.turn()
                 yield [_entry(name, each) for name, each in found[start : start + BATCH]]
         finally:
             self.listing -= 1
 
     async def open(self, path: bytes, mode: Mode) -> MemoryOpenFile:
-        await asyncio.sleep(0)
+        await self.turn()
         node, real = self.tree.walk(path, follow=not mode.exclusive)
         if node is None:
             if not mode.create:
@@ -148,21 +155,21 @@ class MemoryFiles:
         return MemoryOpenFile(self, node, mode)
 
     async def make_directory(self, path: bytes, permissions: int | None) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         node, real = self.tree.walk(path, follow=False)
         if node is not None:
             raise exists()
         self.tree.attach(real, Node(stat.S_IFDIR | (0o755 if permissions is None else permissions & 0o777)))
 
     async def remove(self, path: bytes) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         node, real = self.tree.there(path, follow=False)
         if stat.S_ISDIR(node.mode):
             raise failed("is a directory")
         self.tree.detach(real)
 
     async def remove_directory(self, path: bytes) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         node, real = self.tree.there(path, follow=False)
         if not stat.S_ISDIR(node.mode):
             raise failed("not a directory", kind="no-such-file")
@@ -171,7 +178,7 @@ class MemoryFiles:
         self.tree.detach(real)
 
     async def rename(self, old: bytes, new: bytes, *, overwrite: bool) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         moved, source = self.tree.there(old, follow=False)
         replaced, place = self.tree.walk(new, follow=False)
         if replaced is moved:
@@ -190,21 +197,21 @@ class MemoryFiles:
         self.tree.attach(place, moved)
 
     async def read_link(self, path: bytes) -> bytes:
-        await asyncio.sleep(0)
+        await self.turn()
         node = self.tree.find(path, follow=False)
         if node.target is None:
             raise failed("invalid argument")
         return node.target
 
     async def symlink(self, target: bytes, path: bytes) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         node, real = self.tree.walk(path, follow=False)
         if node is not None:
             raise exists()
         self.tree.attach(real, Node(stat.S_IFLNK | 0o777, target=target))
 
     async def hard_link(self, old: bytes, new: bytes) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         node = self.tree.find(old, follow=False)
         if stat.S_ISDIR(node.mode):
             raise denied()
@@ -214,11 +221,11 @@ class MemoryFiles:
         self.tree.attach(real, node)
 
     async def change(self, path: bytes, changes: Changes, *, follow: bool) -> None:
-        await asyncio.sleep(0)
+        await self.turn()
         self.apply(self.tree.find(path, follow=follow), changes)
 
     async def space(self, path: bytes) -> Space:
-        await asyncio.sleep(0)
+        await self.turn()
         self.tree.find(path, follow=True)
         free = (self.room - self.tree.used()) // BLOCK
         return Space(BLOCK, BLOCK, self.room // BLOCK, free, free, 1000, 900, 7, self.tree.read_only, LONGEST_NAME)
