@@ -124,7 +124,10 @@ class Files(Protocol):
         ...
 
     def list(self, path: bytes) -> AsyncIterator[list[Entry]]:
-        """Give what a folder holds, `.` and `..` too, in batches; following no entry that is a symbolic link."""
+        """Give what a folder holds, `.` and `..` too, in batches; following no entry that is a symbolic link.
+
+        Other calls may come between two batches, and the rest may never be asked for.
+        """
         ...
 
     async def open(self, path: bytes, mode: Mode) -> OpenFile:

@@ -6,7 +6,7 @@ from typing import Final
 from bastion.errors import FileFailed, Malformed
 from bastion.files import Files
 from bastion.files import sftp_wire as wire
-from bastion.files.sftp_answers import PROBES, Answers, Asked, check_offset
+from bastion.files.sftp_answers import Answers, Asked, check_offset
 from bastion.files.sftp_extensions import Extensions
 from bastion.files.sftp_handles import Handles
 from bastion.files.sftp_incoming import Incoming
@@ -101,19 +101,9 @@ class _Conversation:
                 return wire.status(asked.number, Status.OP_UNSUPPORTED, "this request is not served")
             return await answer(asked)
         except FileFailed as error:
-            if error.kind == "failure" and not await self._is_probe(asked):
+            if error.kind == "failure" and not asked.is_probe:
                 self._telling.tell(asked.about, error)
             return wire.failure(asked.number, error)
-
-    async def _is_probe(self, asked: Asked) -> bool:
-        """Tell whether a request failed as its sender will have expected: such as MKDIR of what is there."""
-        if asked.fields.kind != Kind.MKDIR:
-            return asked.fields.kind in PROBES
-        try:
-            await self._files.stat(asked.about, follow=True)
-        except FileFailed:
-            return False
-        return True
 
     async def _write(self, number: int, request: Fields) -> bytes:
         """Carry out a WRITE and those that go on where it ends and have arrived: all at once, and all in one answer."""

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from bastion.errors import FileFailed
@@ -15,17 +16,23 @@ from bastion.files.sftp_wire import Fields, Kind, Status
 LONGEST_PATH: Final = 4096
 LAST_BYTE: Final = 2**63 - 1  # no file system has more
 
-PROBES: Final = frozenset((Kind.STAT, Kind.LSTAT, Kind.REALPATH, Kind.READLINK, Kind.OPENDIR))
-"""What clients ask only to see whether something is there: no failure of these is worth a line."""
+_PROBES = frozenset((Kind.STAT, Kind.LSTAT, Kind.REALPATH, Kind.READLINK, Kind.OPENDIR))
 
 
 @dataclass(slots=True)
 class Asked:
-    """One request: its number, what is left of its contents, and what it is about, for the words when it fails."""
+    """One request: its number, what is left of its contents, and what it is about, for the words when it fails.
+
+    `is_probe` says that its sender wants only to see whether something is there: its failure is worth no words.
+    """
 
     number: int
     fields: Fields
     about: bytes = b""
+    is_probe: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_probe = self.fields.kind in _PROBES
 
     def path(self, *, empty: bytes = b"") -> bytes:
         """Take a path, checked; `empty` is what none at all stands for."""
@@ -141,7 +148,13 @@ class Answers:
 
     async def _mkdir(self, asked: Asked) -> bytes:
         path, changes = asked.path(), asked.fields.changes()
-        await self._files.make_directory(path, changes.permissions)
+        try:
+            await self._files.make_directory(path, changes.permissions)
+        except FileFailed:
+            with suppress(FileFailed):  # of one that is there, as of each that is copied again, nobody wants to hear
+                await self._files.stat(path, follow=True)
+                asked.is_probe = True
+            raise
         return asked.done()
 
     async def _rmdir(self, asked: Asked) -> bytes:

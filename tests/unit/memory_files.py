@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from bastion.errors import FileFailed
 from bastion.files import Attributes, Changes, Entry, Mode, Space
-from tests.unit.memory_nodes import LONGEST_NAME, MOST_BYTES, Node, Tree, denied, exists, failed, missing
+from tests.unit.memory_nodes import LARGEST_FILE, LONGEST_NAME, MOST_BYTES, Node, Tree, denied, exists, failed, missing
 
 BLOCK = 4096
 BATCH = 100
@@ -78,6 +78,7 @@ class MemoryFiles:
         self.home = home
         self.tree = Tree(home)
         self.room = room
+        self.largest = LARGEST_FILE
         self.piece = piece
         self.ready = asyncio.Event()
         self.ready.set()
@@ -234,6 +235,8 @@ class MemoryFiles:
 
     def take_room(self, node: Node, size: int) -> None:
         """See to it that a file may grow to a size."""
+        if size > self.largest:
+            raise failed("file too large")
         if self.tree.used() + max(0, size - node.content.size) > self.room:
             raise failed("no space left on device")
 
@@ -246,6 +249,8 @@ class MemoryFiles:
         if changes.size is not None:
             if stat.S_ISDIR(node.mode):
                 raise failed("is a directory")
+            if changes.size > self.largest:
+                raise failed("file too large")
             node.content.resize(changes.size)
         if changes.permissions is not None:
             node.mode = stat.S_IFMT(node.mode) | changes.permissions

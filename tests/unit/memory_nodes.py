@@ -9,6 +9,7 @@ from bastion.errors import FileFailed
 from bastion.files import Attributes
 
 MOST_BYTES = 1 << 40
+LARGEST_FILE = 1 << 44
 PAGE = 64 * 1024
 LONGEST_NAME = 255
 _LONGEST_PATH = 4096
