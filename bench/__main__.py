@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncssh
 import cryptography
 
-from bench import measure
+from bench import files, measure
 from bench.contenders import CONTAINER, Contender, contenders
 from bench.pods import KUBECTL, POD, POD_BARE, adapter, pods
 from tests.conftest import CACHE
@@ -34,6 +34,16 @@ class Row:
     fresh: bool = False  # servers just started for each run: a second one would find memory that the first has freed
 
 
+@dataclass(frozen=True)
+class FileRow:
+    """One measurement of moving files: what it is called, how it is taken, and of whom."""
+
+    title: str
+    take: Callable[[files.Mover, Path], float]
+    of: tuple[str, ...]
+    digits: int
+
+
 Figures = dict[str, dict[str, list[float]]]  # a row's title and a contender's name to the figure of each run
 
 DIRECT, BASTION, BARE, SSHD = "docker exec", "bastion", "bastion, no record", "sshd + ForceCommand"
@@ -50,6 +60,14 @@ POD_ROWS = (
     Row("pod: connect to first byte, ms", measure.first_byte, (KUBECTL, POD, POD_BARE), 0),
     Row("pod: echo at a terminal, ms", measure.echo, (KUBECTL, POD, POD_BARE), 2),
 )
+_MOVERS = (files.COPY, files.SHELL, files.SERVER, files.SSHD)
+FILE_ROWS = (
+    FileRow(
+        "files: scp out of the container, MiB/s", files.fetch, (files.COPY, files.SHELL, files.SERVER, files.SSHD), 0
+    ),
+    FileRow("files: scp into the container, MiB/s", files.send, _MOVERS, 0),
+    FileRow("files: `ls -l` of 10,000 files, s", files.listing, _MOVERS[1:], 2),
+)
 GOALS = (
     ("throughput, MiB/s", BASTION, DIRECT, 0.8, "at least 0.8 of `docker exec`"),
     ("connect to first byte, ms", BASTION, SSHD, 0.35, "at most 0.35 of sshd + ForceCommand"),
@@ -65,18 +83,22 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=5, help="runs of each measurement and contender")
     arguments.add_argument("--only", help="measure only the rows whose title has this word")
     chosen = arguments.parse_args()
-    rows, pod_rows = (
-        [row for row in every if chosen.only is None or chosen.only in row.title] for every in (ROWS, POD_ROWS)
-    )
+
+    def wanted(row: Row | FileRow) -> bool:
+        return chosen.only is None or chosen.only in row.title
+
+    rows, pod_rows = ([row for row in every if wanted(row)] for every in (ROWS, POD_ROWS))
+    file_rows = [row for row in FILE_ROWS if wanted(row)]
     engine = Engine(CACHE)
     try:
         engine.start_engine()
         engine.prepare()
         with tempfile.TemporaryDirectory(prefix="bastion-bench-") as folder:
             figures = _measure(engine, Path(folder), rows, chosen.runs) if rows else {}
+            moved = _measure_files(engine, Path(folder) / "files", file_rows, chosen.runs)
             in_pods, cluster = _measure_pods(engine, Path(folder) / "pods", pod_rows, chosen.runs)
         report = _report(figures, chosen.runs, engine.docker("version", "--format", "{{.Server.Version}}"))
-        report += _report_pods(in_pods, cluster)
+        report += _report_files(moved) + _report_pods(in_pods, cluster)
     finally:
         engine.close()
     print(report)
@@ -95,6 +117,20 @@ def _measure(engine: Engine, folder: Path, rows: Sequence[Row], runs: int) -> Fi
         for run in range(runs):
             with contenders(engine, folder / f"fresh{run}") as every:
                 _take(row, every, figures)
+    return figures
+
+
+def _measure_files(engine: Engine, folder: Path, rows: Sequence[FileRow], runs: int) -> Figures:
+    figures: Figures = {row.title: {name: [] for name in row.of} for row in rows}
+    if not rows:
+        return figures
+    with contenders(engine, folder) as every, files.movers(engine, every, folder) as ways:
+        for row in rows:
+            for _ in range(runs):
+                for way in (way for way in ways if way.name in row.of):
+                    figure = row.take(way, folder)
+                    figures[row.title][way.name].append(figure)
+                    print(f"{row.title}: {way.name}: {figure:.2f}", file=sys.stderr)
     return figures
 
 
@@ -139,6 +175,25 @@ def _report(figures: Figures, runs: int, docker: str) -> str:
             value = mine / statistics.median(figures[title][other]) if other else mine
             met = value >= bound if title.startswith("throughput") else value <= bound
             lines.append(f"| {title.split(',')[0]}: {words} | {value:.2f} | {'yes' if met else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _report_files(figures: Figures) -> str:
+    if not figures:
+        return ""
+    digits = {row.title: row.digits for row in FILE_ROWS}
+    lines = ["", "Files, by the stock scp and sftp:", "", f"| | {' | '.join(_MOVERS)} |", "|---|---:|---:|---:|---:|"]
+    for title, taken in figures.items():
+        lines.append(f"| {title} | {' | '.join(_cell(taken.get(name), digits[title]) for name in _MOVERS)} |")
+    lines += ["", "| goal | measured | met |", "|---|---:|---|"]
+    for title, taken in figures.items():
+        medians = {name: statistics.median(values) for name, values in taken.items()}
+        if title.endswith("MiB/s"):
+            value = medians[files.SHELL] / max(medians.values())
+            lines.append(f"| {title}: at least 0.8 of the fastest | {value:.2f} | {'yes' if value >= 0.8 else 'no'} |")
+        else:
+            value = medians[files.SHELL]
+            lines.append(f"| {title}: at most 2 s | {value:.2f} | {'yes' if value <= 2 else 'no'} |")
     return "\n".join(lines) + "\n"
 
 

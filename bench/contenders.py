@@ -16,11 +16,13 @@ from tests.e2e.server import Bastion
 from tests.engine import Engine
 
 CONTAINER = "bench-web-1"
+OWN_SERVER = "sshd + ForceCommand"
 _LIMITS = """
 [sessions]
 per_service = 1000
 per_user = 1000
 """
+_GRANTS = '[[grants]]\nusers = ["alice"]\nstacks = ["*"]\nallow = ["shell", "exec", "files:read", "files:write"]\n'
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def contenders(engine: Engine, folder: Path) -> Iterator[list[Contender]]:
 
 def bastion(stack: ExitStack, name: str, folder: Path, sections: str, module: str = "bastion") -> Contender:
     """Start a bastion before the engine that the TOML of `sections` names, where `web@bench` is the container."""
-    server = Bastion(folder, sections + _LIMITS, program=[sys.executable, "-m", module])
+    server = Bastion(folder, sections + _LIMITS, grants=_GRANTS, program=[sys.executable, "-m", module])
     server.config.write_text(
         server.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 1000\nmax_startups_per_source = 100")
     )
@@ -97,7 +99,7 @@ def _sshd(stack: ExitStack, folder: Path, engine: Engine) -> Contender:
     config.write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\n"
         f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\nMaxSessions 1000\n"
-        f"MaxStartups 1000\nForceCommand {wrapper}\nCiphers aes256-gcm@openssh.com\n"
+        f"MaxStartups 1000\nForceCommand {wrapper}\nSubsystem sftp /opt/sftp-server\nCiphers aes256-gcm@openssh.com\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     process = subprocess.Popen([shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-f", str(config)])
@@ -121,7 +123,7 @@ def _sshd(stack: ExitStack, folder: Path, engine: Engine) -> Contender:
         ]
 
     return Contender(
-        "sshd + ForceCommand",
+        OWN_SERVER,
         command,
         lambda: _descendants(process.pid),
         port,

@@ -13,10 +13,14 @@ HALF_CLOSE_MISSING = "v4.channel.k8s.io cannot pass on the end of standard input
 
 
 class Place(Protocol):
-    """An engine with the stack `mystack` running: web (bash and coreutils), small (busybox) and bare (no shell)."""
+    """An engine with the stack `mystack` running: web (bash and coreutils), small (busybox) and bare (no shell).
+
+    `toolbox` is an image with a shell for what has none.
+    """
 
     sections: str
     half_close: bool
+    toolbox: str
 
     def entered(self) -> AbstractContextManager[None]:
         """Give it for one test."""
@@ -35,6 +39,7 @@ class DockerPlace:
     """The tests' own Docker Engine."""
 
     half_close = True
+    toolbox = Engine.image_busybox
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -57,6 +62,7 @@ class ClusterPlace:
     def __init__(self, cluster: Cluster, *, half_close: bool) -> None:
         self._cluster = cluster
         self.half_close = half_close
+        self.toolbox = cluster.image_small or cluster.image
         self.sections = (
             f'[kubernetes]\nkubeconfig = "{cluster.kubeconfig}"\n'
             f'[[stacks]]\nname = "mystack"\nruntime = "kubernetes"\nnamespace = "{cluster.namespace}"\n'
@@ -65,6 +71,8 @@ class ClusterPlace:
         deploy(cluster, "web", web)
         if cluster.image_small is not None:
             deploy(cluster, "small", {"small": cluster.image_small})
+        if cluster.image_bare is not None:
+            deploy_bare(cluster)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -96,6 +104,12 @@ def deploy(cluster: Cluster, name: str, images: dict[str, str], **options: Any) 
             for container, image in images.items()
         ]
         cluster.deployment(name, containers=containers, **options)
+
+
+def deploy_bare(cluster: Cluster) -> None:
+    """Have a Deployment `bare` of one static program without a shell, unless it is there from before."""
+    if not cluster.pods("bare"):
+        cluster.deployment("bare", containers=[{"name": "bare", "image": cluster.image_bare}])
 
 
 def cluster_place(request: pytest.FixtureRequest, *, half_close: bool) -> ClusterPlace:
