@@ -18,7 +18,20 @@ settings.load_profile("bastion")
 
 CACHE = Path(os.environ.get("BASTION_TEST_CACHE") or Path(__file__).parent.parent / ".cache")
 
-_PROGRAMS: Final = ("age", "age-keygen", "busybox", "rsync", "scp", "sftp", "ssh", "ssh-keygen", "zcat", "zstd")
+_PROGRAMS: Final = (
+    "age",
+    "age-keygen",
+    "busybox",
+    "rclone",
+    "rsync",
+    "scp",
+    "sftp",
+    "ssh",
+    "ssh-keygen",
+    "sshfs",
+    "zcat",
+    "zstd",
+)
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -14,6 +14,8 @@ ssh openssh-client
 sftp openssh-client
 sshd openssh-server
 rsync rsync
+sshfs sshfs
+rclone rclone
 zstd zstd
 ip iproute2
 ps procps
