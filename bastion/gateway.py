@@ -2,25 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
 
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, Refused, SessionEnded
+from bastion.files.serving import as_files, reach, serve
 from bastion.log import session_line
 from bastion.metrics import Metrics
-from bastion.model import Channel, Exit, Identity, Name, Request, Target, now
+from bastion.model import Channel, Exit, FileAccess, Identity, Name, Request, Target, now
 from bastion.policy import Policy
 from bastion.relay import relay
 from bastion.runtimes import Runtime
 from bastion.sessions import LiveSession, Sessions
 from bastion.sessions.timers import timed
 from bastion.targets import Targets
-from bastion.transcripts import Transcripts
+from bastion.transcripts import Recorder, Transcripts
 
 GRANT_CHECK_SECONDS = 2.0
 
@@ -89,10 +91,11 @@ class Gateway:
         """Carry the request out, or tell the client in one line why not and in the next what to do."""
         try:
             asked, target, grant = await self.find(identity, request, local_address)
+            access = self._rules.policy.file_access(identity, target) if asked.kind == "subsystem" else None
             async with self._sessions.open(identity, request, target, grant) as session:
                 self._granted[session] = identity, asked, target
                 try:
-                    await self._run(session, request, target, channel)
+                    await self._run(session, request, target, access, channel)
                 finally:
                     del self._granted[session]
         except Exception as error:
@@ -123,7 +126,7 @@ class Gateway:
             may_enter,
             literal_stacks=rules.policy.literal_stacks(identity),
         )
-        asked = replace(request, name=name)
+        asked = self._as_granted(rules.policy, identity, replace(request, name=name))
         rules.policy.authorize(identity, asked)
         target = await rules.targets.resolve(name, may_enter)
         # Again, since the name may have been a container's of a service that another grant is about.
@@ -162,7 +165,20 @@ class Gateway:
             except Refused as refusal:
                 session.end(SessionEnded(f"the grant for this session is gone: {refusal.public}", refusal.hint))
 
-    async def _run(self, session: LiveSession, request: Request, target: Target, channel: Door) -> None:
+    @staticmethod
+    def _as_granted(policy: Policy, identity: Identity, asked: Request) -> Request:
+        """Return a command of scp's old protocol as a request for files, where a grant is about those."""
+        if (for_files := as_files(asked)) is None:
+            return asked
+        try:
+            policy.authorize(identity, for_files)
+        except Refused:
+            return asked
+        return for_files
+
+    async def _run(
+        self, session: LiveSession, request: Request, target: Target, access: FileAccess | None, channel: Door
+    ) -> None:
         began = time.monotonic()
         told: Exception | None = None
         channel.when_ended(session.end)
@@ -176,8 +192,8 @@ class Gateway:
                         recorder = await cleanup.enter_async_context(
                             self._transcripts.open(session.session, request, target, on_failure=session.end)
                         )
-                        program = await cleanup.enter_async_context(
-                            self._runtimes[target.runtime].exec(target, request)
+                        carry_out = await cleanup.enter_async_context(
+                            self._started(session, request, target, access, channel, recorder)
                         )
                         session.update(state="active", started_at=now())
                         self._greet(channel, request, target)
@@ -187,7 +203,7 @@ class Gateway:
                             longest=limits.max_duration,
                             warn=channel.say,
                         ):
-                            status = await relay(channel, program, session, recorder.record)
+                            status = await carry_out()
                     session.update(exit_status=status.status, reason="the program ended")
                     channel.exit(status)
                 except Exception as error:
@@ -203,6 +219,31 @@ class Gateway:
         finally:
             session.update(state="terminated", ended_at=now())
             self._account(session, request, time.monotonic() - began)
+
+    @asynccontextmanager
+    async def _started(
+        self,
+        session: LiveSession,
+        request: Request,
+        target: Target,
+        access: FileAccess | None,
+        channel: Door,
+        recorder: Recorder,
+    ) -> AsyncIterator[Callable[[], Awaitable[Exit]]]:
+        """Start what was asked for; give what carries it out to its end."""
+        runtime = self._runtimes[target.runtime]
+        if access is None:
+            async with runtime.exec(target, request) as program:
+                yield partial(relay, channel, program, session, recorder.record)
+            return
+        async with reach(runtime, target, request, access) as reached:
+            await recorder.mark(f"files by {reached.way}")
+            if reached.program is None:
+                yield partial(serve, channel, reached, request, access, session, recorder.record)
+                return
+            session.shown = False  # SFTP is nothing that a watcher could read
+            async with Observer(recorder.record, session) as observer:
+                yield partial(relay, channel, reached.program, session, observer.record)
 
     def _greet(self, channel: Door, request: Request, target: Target) -> None:
         if self._rules.notice and request.terminal is not None and request.kind == "shell":

@@ -187,7 +187,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One channel start: a shell, a command or a subsystem, asked of one name. Its uid becomes the session's."""
+    """One channel start: a shell, a command or a subsystem, asked of one name. Its uid becomes the session's.
+
+    `client` is the version that the client's program gave of itself, as it likes.
+    """
 
     uid: str
     name: Name
@@ -195,6 +198,7 @@ class Request:
     command: str | None = None
     terminal: Terminal | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ class Host(Protocol):
     name: Name
     guard: Guard
 
+    @property
+    def client(self) -> str:
+        """The version that the client's program gave."""
+        ...
+
     def start(self, request: Request, channel: "SessionChannel") -> Coroutine[None, None, None]:
         """Carry the request out on the channel."""
         ...
@@ -117,6 +122,7 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             command=self._command,
             terminal=self._terminal,
             environment=dict(self._environment),
+            client=self._host.client,
         )
         self._host.keep(self._host.start(request, self))
 

@@ -105,6 +105,11 @@ class Connection(asyncssh.SSHServer):
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
+    def client(self) -> str:
+        """The version that the client's program gave."""
+        return str(self._conn.get_extra_info("client_version", ""))
+
+    @property
     def facts(self) -> dict[str, object]:
         """Who is at the other end, as the log and the ledger say it."""
         identity = self.identity

@@ -1,0 +1,83 @@
+"""Serve the files of one container on a channel, by the first way to them that works."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bastion.errors import BastionError, NoShell, RuntimeFailed
+from bastion.files import Files
+from bastion.files.archive_files import ArchiveFiles
+from bastion.files.helper import Helper, Start, started
+from bastion.files.recorded import RecordedFiles
+from bastion.files.scp import ScpCommand, parse_scp, serve_scp
+from bastion.files.sftp import serve_sftp
+from bastion.files.shell_files import ShellFiles
+from bastion.model import Channel, Exit, FileAccess, Record, Request, Target
+from bastion.runtimes import Exec, Runtime
+from bastion.sessions import LiveSession
+
+SFTP: Final = "sftp"
+
+_DRAFTED: Final = ("WinSCP", "AsyncSSH", "libssh")  # clients that turn SYMLINK round where the server is no OpenSSH
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The way to a container's files: `files` that we serve, or `program`, the image's own sftp-server, to relay."""
+
+    way: str
+    files: Files | None = None
+    program: Exec | None = None
+
+
+def as_files(request: Request) -> Request | None:
+    """Return a request that scp's old protocol carries out as what it is, one for files; None when it is none."""
+    if request.kind != "exec" or parse_scp(request.command or "") is None:
+        return None
+    return replace(request, kind="subsystem", command=SFTP)
+
+
+@asynccontextmanager
+async def reach(runtime: Runtime, target: Target, request: Request, access: FileAccess) -> AsyncIterator[Reached]:
+    """Find the way to the container's files, for as long as the context lasts.
+
+    The image's own sftp-server is used by those only who may do everything with SFTP: it judges no paths.
+
+    Raises:
+        RuntimeFailed: there is none; says what would help.
+    """
+    start = Start(runtime.exec, target, request.uid, request.name, strict=not access.is_whole)
+    async with AsyncExitStack() as stack:
+        try:
+            helper = await stack.enter_async_context(
+                started(start, own_server=access.is_whole and request.kind == "subsystem")
+            )
+        except NoShell as error:
+            if (archive := await runtime.archive(target)) is None:
+                raise
+            files = ArchiveFiles(archive)
+            yield Reached(files.way, files)
+            return
+        if helper.server is not None:
+            yield Reached(f"the image's own {helper.server}", program=helper.program)
+            return
+        files = await stack.enter_async_context(ShellFiles(start, helper))
+        yield Reached(files.way, files)
+
+
+async def serve(
+    channel: Channel, files: Files, request: Request, access: FileAccess, session: LiveSession, record: Record
+) -> Exit:
+    """Speak SFTP, or scp's old protocol, until the client has all it wanted; its exit is on record then."""
+    command = parse_scp(request.command or "") if request.kind == "exec" else None
+    async with RecordedFiles(files, access, session, record) as recorded:
+        if command is None:
+            drafted = any(word in request.client for word in _DRAFTED)
+            await serve_sftp(channel, recorded, links_as_drafted=drafted)
+            status = 0
+        else:
+            status = await serve_scp(channel, recorded, command)
+    await record(Exit(status))
+    return Exit(status)
