@@ -12,6 +12,8 @@ import structlog
 
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, Refused, SessionEnded
+from bastion.files.hints import hint_for
+from bastion.files.observed import Observed
 from bastion.files.serving import as_files, reach, serve
 from bastion.log import session_line
 from bastion.metrics import Metrics
@@ -205,6 +207,8 @@ class Gateway:
                         ):
                             status = await carry_out()
                     session.update(exit_status=status.status, reason="the program ended")
+                    if (hint := hint_for(request.command or "", status)) is not None:
+                        channel.say(hint)
                     channel.exit(status)
                 except Exception as error:
                     # Here and not further out: the client is told before the clean-up, which may take seconds.
@@ -238,12 +242,11 @@ class Gateway:
             return
         async with reach(runtime, target, request, access) as reached:
             await recorder.mark(f"files by {reached.way}")
-            if reached.program is None:
-                yield partial(serve, channel, reached, request, access, session, recorder.record)
-                return
-            session.shown = False  # SFTP is nothing that a watcher could read
-            async with Observer(recorder.record, session) as observer:
-                yield partial(relay, channel, reached.program, session, observer.record)
+            if reached.program is not None:
+                async with Observed(session, recorder.record) as observed:
+                    yield partial(relay, channel, reached.program, session, observed.record, observed.publish)
+            elif reached.files is not None:
+                yield partial(serve, channel, reached.files, request, access, session, recorder.record)
 
     def _greet(self, channel: Door, request: Request, target: Target) -> None:
         if self._rules.notice and request.terminal is not None and request.kind == "shell":

@@ -1,17 +1,14 @@
 """Serve the files of one container on a channel, by the first way to them that works."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bastion.errors import BastionError, NoShell, RuntimeFailed
 from bastion.files import Files
-from bastion.files.archive_files import ArchiveFiles
-from bastion.files.helper import Helper, Start, started
+from bastion.files.helper import Start, started
 from bastion.files.recorded import RecordedFiles
-from bastion.files.scp import ScpCommand, parse_scp, serve_scp
+from bastion.files.scp import parse_scp, serve_scp
 from bastion.files.sftp import serve_sftp
 from bastion.files.shell_files import ShellFiles
 from bastion.model import Channel, Exit, FileAccess, Record, Request, Target
@@ -50,16 +47,8 @@ async def reach(runtime: Runtime, target: Target, request: Request, access: File
     """
     start = Start(runtime.exec, target, request.uid, request.name, strict=not access.is_whole)
     async with AsyncExitStack() as stack:
-        try:
-            helper = await stack.enter_async_context(
-                started(start, own_server=access.is_whole and request.kind == "subsystem")
-            )
-        except NoShell as error:
-            if (archive := await runtime.archive(target)) is None:
-                raise
-            files = ArchiveFiles(archive)
-            yield Reached(files.way, files)
-            return
+        own_server = access.is_whole and request.kind == "subsystem"
+        helper = await stack.enter_async_context(started(start, own_server=own_server))
         if helper.server is not None:
             yield Reached(f"the image's own {helper.server}", program=helper.program)
             return

@@ -14,7 +14,7 @@ class LiveSession:
     """One session while it lives: its record, its traffic, and the one way to end it.
 
     `bytes_in` counts what the client sent, `bytes_out` what the container sent; `active_at` is when anything last went
-    either way, on the event loop's clock. `shown` is whether its output is for watchers' eyes. `tell` shows the user one line of the bastion's own. `changed` is called with
+    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own. `changed` is called with
     the session's uid and the fields of its record that were replaced.
     """
 
@@ -28,7 +28,6 @@ class LiveSession:
         self.bytes_out = 0
         self.active_at = asyncio.get_running_loop().time()
         self.watchers = Watchers()
-        self.shown = True
         self.terminal: Terminal | None = None
         self.tell: Callable[[str], None] = lambda _line: None
         self._reason: BastionError | None = None
@@ -53,8 +52,7 @@ class LiveSession:
 
     def publish(self, event: Event) -> None:
         """Show the event to those who watch; never waits."""
-        if self.shown:
-            self.watchers.publish(event)
+        self.watchers.publish(event)
 
     def end(self, reason: BastionError) -> None:
         """End the session for this reason; the first reason counts, and what is already ending is left alone."""
