@@ -195,7 +195,7 @@ class Gateway:
                             self._transcripts.open(session.session, request, target, on_failure=session.end)
                         )
                         carry_out = await cleanup.enter_async_context(
-                            self._started(session, request, target, access, channel, recorder)
+                            self._started(session, request, target, access=access, channel=channel, recorder=recorder)
                         )
                         session.update(state="active", started_at=now())
                         self._greet(channel, request, target)
@@ -230,6 +230,7 @@ class Gateway:
         session: LiveSession,
         request: Request,
         target: Target,
+        *,
         access: FileAccess | None,
         channel: Door,
         recorder: Recorder,
@@ -246,7 +247,15 @@ class Gateway:
                 async with Observed(session, recorder.record) as observed:
                     yield partial(relay, channel, reached.program, session, observed.record, observed.publish)
             elif reached.files is not None:
-                yield partial(serve, channel, reached.files, request, access, session, recorder.record)
+                yield partial(
+                    serve,
+                    channel,
+                    reached.files,
+                    request,
+                    access=access,
+                    session=session,
+                    record=recorder.record,
+                )
 
     def _greet(self, channel: Door, request: Request, target: Target) -> None:
         if self._rules.notice and request.terminal is not None and request.kind == "shell":

@@ -57,7 +57,7 @@ async def reach(runtime: Runtime, target: Target, request: Request, access: File
 
 
 async def serve(
-    channel: Channel, files: Files, request: Request, access: FileAccess, session: LiveSession, record: Record
+    channel: Channel, files: Files, request: Request, *, access: FileAccess, session: LiveSession, record: Record
 ) -> Exit:
     """Speak SFTP, or scp's old protocol, until the client has all it wanted; its exit is on record then."""
     command = parse_scp(request.command or "") if request.kind == "exec" else None
