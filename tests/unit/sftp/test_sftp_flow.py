@@ -77,6 +77,21 @@ async def test_writes_that_have_arrived_are_one() -> None:
         await talker.end()
 
 
+async def test_no_write_is_larger_than_the_bound() -> None:
+    """However much arrived in one piece, and however it was cut, a write has at most a mebibyte."""
+    files = MemoryFiles()
+    async with talking(files) as talker:
+        handle = await talker.open(b"/tmp/a", WRITE | CREATE)
+        packets = [
+            wire.packet(Kind.WRITE, number(n), handle, longs(n * wire.LONGEST_DATA), string(bytes(wire.LONGEST_DATA)))
+            for n in range(10)
+        ]
+        talker.raw(b"".join(packets))
+        assert await statuses(talker, 10) == [(n, Status.OK) for n in range(10)]
+        assert files.writes == [4 * wire.LONGEST_DATA, 4 * wire.LONGEST_DATA, 2 * wire.LONGEST_DATA]
+        await talker.end()
+
+
 async def test_only_what_belongs_together_is_put_together() -> None:
     """A write elsewhere, to another file, or behind another request is one of its own."""
     files = MemoryFiles()
