@@ -50,7 +50,8 @@ def explain(config: Path | None, user: str, name: str, *, as_json: bool) -> None
             (
                 word,
                 "allowed" if one.grants else "refused",
-                (lines(one.grants) or one.why_not) + ("; it is not served yet" if word in NOT_SERVED else ""),
+                (lines(one.grants) or one.why_not)
+                + ("; it is not served yet" if one.grants and word in NOT_SERVED else ""),
                 ", ".join(paths.get(word, ())),
             )
             for word, one in verdicts.items()

@@ -83,10 +83,10 @@ class House:
         self.server = SshServer(settings, self.keyring, self.gateway, self.metrics)
         self.address = ("", 0)
 
-    async def connect(self) -> asyncssh.SSHClientConnection:
+    async def connect(self, **more: list[str]) -> asyncssh.SSHClientConnection:
         return await asyncssh.connect(
             *self.address, username="web@mystack", known_hosts=None, config=None, client_keys=[self.key],
-            agent_path=None,
+            agent_path=None, **more,
         )  # fmt: skip
 
 
