@@ -13,7 +13,7 @@ import yaml
 
 from tests.cluster.switches import HARNESS
 
-_SECONDS: Final = 20.0
+_SECONDS: Final = 60.0
 
 Object = dict[str, Any]
 

@@ -91,6 +91,17 @@ def test_yaml_parses(path: Path) -> None:
     assert all(isinstance(document, dict) for document in yaml.safe_load_all(path.read_text()))
 
 
+def test_kustomizations_name_what_lies_beside_them() -> None:
+    """Every file of a folder is in it, and nothing else: this holds where there is no kubectl to say so, too."""
+    for path in KUBERNETES.rglob("kustomization.yaml"):
+        content = yaml.safe_load(path.read_text())
+        generated = [file for made in content.get("configMapGenerator") or () for file in made["files"]]
+        named = {*(content.get("resources") or ()), *generated}
+        assert named <= {entry.name for entry in path.parent.iterdir()}
+        if path.parent != KUBERNETES:
+            assert named | {path.name} == {entry.name for entry in path.parent.iterdir()}
+
+
 def test_role_holds_the_least_rights() -> None:
     """The Role and the optional ClusterRole hold the rights of the issue, each once, and no other."""
     for path in ("application/role.yaml", "cluster-wide/clusterrole.yaml"):
