@@ -21,10 +21,14 @@ _OWNER_ENTERS: Final = 0o700
 
 @dataclass(slots=True)
 class _Folder:
-    """Where files are put at present, and what it is given when it is left; the first may be a file's path instead."""
+    """Where files are put at present, and what it is given when it is left; the first may be a file's path instead.
+
+    In one that was made here nothing is looked for before it is put there.
+    """
 
     path: bytes
     is_directory: bool
+    is_new: bool = False
     permissions: int | None = None
     withheld: int = 0
     times: tuple[int, int] | None = None
@@ -116,7 +120,7 @@ class Sink:
             await self._wire.acknowledge()
 
     async def _take_file(self, path: bytes, permissions: int, size: int, times: tuple[int, int] | None) -> None:
-        found = await self._look(path)
+        found = None if self._folders[-1].is_new else await self._look(path)
         if path.endswith(b"/"):
             raise FileFailed("no such file")
         if found is not None and stat.S_ISDIR(found.mode):
@@ -128,15 +132,14 @@ class Sink:
             await self._fill(file, size)
             if found is not None and stat.S_ISREG(found.mode):
                 await file.change(Changes(size=size))
-            if self._command.preserve:
-                await file.change(Changes(permissions=permissions))
-            elif found is None and not permissions & _OWNER_WRITES:
+            if found is None and not permissions & _OWNER_WRITES and not self._command.preserve:
                 made = await file.stat()
                 await file.change(Changes(permissions=made.mode & 0o777 & ~_OWNER_WRITES))
         finally:
             await file.close()
-        if times is not None:
-            await self._files.change(path, Changes(times=times), follow=True)
+        changes = Changes(permissions=permissions if self._command.preserve else None, times=times)
+        if changes != Changes():
+            await self._files.change(path, changes, follow=True)
 
     async def _fill(self, file: OpenFile, size: int) -> None:
         """Write what the client sends; all of it is read, also when it cannot be written, for what follows it.
@@ -158,8 +161,8 @@ class Sink:
 
     async def _enter(self, path: bytes, permissions: int, times: tuple[int, int] | None) -> None:
         """Go into a folder, made if it is not there; while files are put into it its owner may enter and write."""
-        found = await self._look(path)
-        folder = _Folder(path, is_directory=True, times=times)
+        found = None if self._folders[-1].is_new else await self._look(path)
+        folder = _Folder(path, is_directory=True, is_new=found is None, times=times)
         if self._command.preserve:
             folder.permissions = permissions
         if found is None:

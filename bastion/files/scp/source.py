@@ -12,25 +12,27 @@ from bastion.files.scp.wire import LONGEST_NAME, PIECE, Wire, checked, on_one_li
 MOST_NAMES: Final = 16 * 1024 * 1024  # bytes of names that are held for the folders that are open at a time
 MOST_PADDING: Final = 4 * 1024 * 1024 * 1024  # zeros that are sent in place of what a file turns out not to hold
 
+_REGULAR: Final = b"-"
+_OTHER: Final = b"?"
 _ZEROS: Final = bytes(PIECE)
 _PERMISSIONS: Final = 0o7777
 
 
 class _Folder:
-    """A folder that is being sent: its path, and the names in it that are still to be sent, in one piece."""
+    """A folder that is being sent: its path, and the names in it in one piece, each between a mark and a slash."""
 
     def __init__(self, path: bytes, names: bytes) -> None:
         self.path = path
         self.names = names
         self._at = 0
 
-    def next(self) -> bytes | None:
-        """Return the path of the next file in it; None when there is no more."""
+    def next(self) -> tuple[bytes, bool] | None:
+        """Return the path of the next file in it, and whether it was listed as a regular one; None behind the last."""
         if self._at >= len(self.names):
             return None
         end = self.names.index(b"/", self._at)
-        name, self._at = self.names[self._at : end], end + 1
-        return self.path.rstrip(b"/") + b"/" + name
+        mark, name, self._at = self.names[self._at : self._at + 1], self.names[self._at + 1 : end], end + 1
+        return self.path.rstrip(b"/") + b"/" + name, mark == _REGULAR
 
 
 class Source:
@@ -59,23 +61,25 @@ class Source:
         while self._folders:
             inside = self._folders[-1].next()
             if inside is not None:
-                await self._send(inside)
+                path, is_regular = inside
+                await self._send(path, is_regular=is_regular)
                 continue
             self._folders.pop()
             await self._wire.send(b"E\n")
             await self._wire.answer()
 
-    async def _send(self, path: bytes) -> None:
-        """Send a file, or begin to send a folder."""
+    async def _send(self, path: bytes, *, is_regular: bool = False) -> None:
+        """Send a file, or begin to send a folder; what may be neither is looked at before it is opened."""
         try:
-            found = await self._files.stat(checked(path), follow=True)
-            if stat.S_ISDIR(found.mode) and self._command.recursive:
-                names = await self._names(path)
-                if await self._announce(b"D", path, found):
-                    self._folders.append(_Folder(path, names))
-                return
-            _must_be_regular(found)
-            file = await self._files.open(path, Mode(read=True))
+            if not is_regular:
+                found = await self._files.stat(checked(path), follow=True)
+                if stat.S_ISDIR(found.mode) and self._command.recursive:
+                    names = await self._names(path)
+                    if await self._announce(b"D", path, found):
+                        self._folders.append(_Folder(path, names))
+                    return
+                _must_be_regular(found)
+            file = await self._files.open(checked(path), Mode(read=True))
             try:
                 await self._send_file(path, file)
             finally:
@@ -95,7 +99,8 @@ class Source:
             async for entries in batches:
                 for entry in entries:
                     if entry.name not in {b"", b".", b".."} and b"/" not in entry.name:
-                        names += entry.name + b"/"
+                        mark = _REGULAR if stat.S_ISREG(entry.attributes.mode) else _OTHER
+                        names += mark + entry.name + b"/"
                 if len(names) > most:
                     raise FileFailed("holds too many files to be copied at once")
         return bytes(names)
