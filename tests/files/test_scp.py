@@ -78,4 +78,4 @@ async def test_what_fails_is_told_and_the_rest_goes_on(place: Place, tmp_path: P
         long.write_bytes(b"long" * 1000)
         for source in (long, tmp_path / "b.log"):
             assert await bridge.run("scp", "-O", source, f"x:{folder}/same") == (0, b"", b"")
-        assert await place.look("cat same") == "b\n"
+        assert (await place.look("cat same")).strip() == "b"

@@ -38,6 +38,7 @@ class House:
 
     def __init__(self, bridge: Bridge, recorded: list[Recorded], passed: list[tuple[bool, bytes]]) -> None:
         self._bridge = bridge
+        self.port = bridge.port
         self.recorded = recorded
         self.passed = passed
 

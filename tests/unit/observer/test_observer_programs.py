@@ -4,8 +4,10 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
+import paramiko
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
@@ -110,3 +112,23 @@ def test_any_cut_of_a_conversation_gives_the_same_record(
     ]
     assert streams(observed(cut)) == streams(expected)
     assert operations(observed(cut)) == operations(expected)
+
+
+async def test_a_client_that_asks_for_all_at_once_is_served(there: House, tmp_path: Path) -> None:
+    """Paramiko, which asks for a whole file before it reads any of it, gets it, and it is on record in its order."""
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 48 * 2**20)
+
+    def fetch() -> None:
+        with closing(paramiko.Transport(("127.0.0.1", there.port))) as transport:
+            transport.start_client(timeout=10)
+            transport.auth_none("x")
+            channel = transport.open_session()
+            channel.exec_command("/sftp-server")
+            paramiko.SFTPClient(channel).get(str(tmp_path / "sparse"), str(tmp_path / "back"))
+
+    await asyncio.to_thread(fetch)
+    assert (tmp_path / "back").stat().st_size == 48 * 2**20
+    read = operations(there.recorded)[-1]
+    zeros = hashlib.sha256(bytes(48 * 2**20)).hexdigest()
+    assert (read.operation, read.result, read.sha256, read.note) == ("read", "ok", zeros, "")
