@@ -74,5 +74,5 @@ class Journal:
 
 
 def denied() -> FileFailed:
-    """Return the error for what the grants do not allow; in the same words as the container's own."""
-    return FileFailed(DENIED, kind="permission-denied")
+    """Return the error for what the grants do not allow, in the words of the container's own, and with a hint."""
+    return FileFailed(DENIED, "no grant for files has that path", kind="permission-denied")

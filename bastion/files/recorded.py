@@ -52,7 +52,8 @@ class RecordedFiles:
             except RecordingFailed as failure:
                 failed = failure
         for file in left:
-            await file.let_go()
+            with suppress(BastionError):
+                await file.close()
         if failed is not None and error is None:
             raise failed
 

@@ -1,7 +1,7 @@
 """One opened file, each byte of which is on record before it passes, and which is summed up when it is closed."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from bastion.errors import BastionError, FileFailed
 from bastion.files import Attributes, Changes, Mode, OpenFile
@@ -80,8 +80,9 @@ class RecordedFile:
         await self._file.sync()
 
     async def close(self) -> None:
-        """Let go of it, and put on record what passed, before anybody is told."""
+        """Let go of it, and put on record what passed, before anybody is told, unless that is on record as cut off."""
         if self._closed:
+            await self._file.close()
             return
         self._closed = True
         result, note = CUT_OFF, ""
@@ -96,15 +97,10 @@ class RecordedFile:
             await self._sum_up(result, note)
 
     async def cut(self) -> None:
-        """Put on record what passed, for a session that ends with the file open; `close` then does nothing."""
+        """Put on record what passed as cut off: the file is about to be closed, and not since all was done with it."""
         if not self._closed:
             self._closed = True
             await self._sum_up(CUT_OFF, "")
-
-    async def let_go(self) -> None:
-        """Close what was cut off, and bear that it fails."""
-        with suppress(BastionError):
-            await self._file.close()
 
     async def _compare(self) -> str:
         """Look whether the file is what it was when it was opened, where that matters and can be known."""
@@ -121,3 +117,23 @@ class RecordedFile:
         self._forget(self)
         for operation in self._account.sum_up(result, read_note=note):
             await self._journal.note(operation)
+
+
+async def cut_off(file: OpenFile) -> None:
+    """Have a file that is about to be closed on record as cut off, when it is one that is recorded."""
+    if isinstance(file, RecordedFile):
+        await file.cut()
+
+
+@asynccontextmanager
+async def finishing(file: OpenFile) -> AsyncIterator[None]:
+    """Close the file on leaving; it is cut off when anything but a failure of a file's ends what is done with it."""
+    try:
+        yield
+    except FileFailed:
+        raise
+    except BaseException:
+        await cut_off(file)
+        raise
+    finally:
+        await file.close()

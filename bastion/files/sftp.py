@@ -101,7 +101,8 @@ class _Conversation:
                 return wire.status(asked.number, Status.OP_UNSUPPORTED, "this request is not served")
             return await answer(asked)
         except FileFailed as error:
-            if error.kind == "failure" and not asked.is_probe:
+            # a program that is denied a look says that nothing is there: only we know that it is the grant's doing
+            if error.hint or (error.kind == "failure" and not asked.is_probe):
                 self._telling.tell(asked.about, error)
             return wire.failure(asked.number, error)
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from bastion.errors import BastionError, FileFailed
 from bastion.files import Entry, Files, Mode, OpenFile
+from bastion.files.recorded_file import cut_off
 
 MOST_HANDLES: Final = 64
 
@@ -24,6 +25,10 @@ class OpenedFile:
         """Let go of the file."""
         await self.file.close()
 
+    async def cut(self) -> None:
+        """Have it on record that the client did not close it."""
+        await cut_off(self.file)
+
 
 class OpenedFolder:
     """One folder that a client reads; entries that it has not fetched yet wait in `waiting`."""
@@ -40,6 +45,9 @@ class OpenedFolder:
             if batch is None:
                 return
             self.waiting.extend(batch)
+
+    async def cut(self) -> None:
+        """Do nothing: a folder has been on record since it was opened."""
 
     async def close(self) -> None:
         """Let go of the folder."""
@@ -118,11 +126,12 @@ class Handles:
         await opened.close()
 
     async def close_all(self) -> list[tuple[bytes, BastionError]]:
-        """Close everything; return what of it failed, by its path."""
+        """Close everything that the client did not; return what of it failed, by its path."""
         failures = []
         while self._open:
             _, opened = self._open.popitem()
             try:
+                await opened.cut()
                 await opened.close()
             except BastionError as error:
                 failures.append((opened.path, error))

@@ -7,6 +7,7 @@ from typing import Final
 
 from bastion.errors import FileFailed
 from bastion.files import Attributes, Changes, Files, Mode, OpenFile
+from bastion.files.recorded_file import finishing
 from bastion.files.scp.command import ScpCommand, Word
 from bastion.files.scp.expand import expand
 from bastion.files.scp.wire import ScpEnded, Wire, checked
@@ -127,7 +128,7 @@ class Sink:
             raise FileFailed("is a folder")
         mode = Mode(write=True, create=True, truncate=found is None, permissions=permissions | _OWNER_WRITES)
         file = await self._files.open(path, mode)
-        try:
+        async with finishing(file):
             await self._wire.acknowledge()
             await self._fill(file, size)
             if found is not None and stat.S_ISREG(found.mode):
@@ -135,8 +136,6 @@ class Sink:
             if found is None and not permissions & _OWNER_WRITES and not self._command.preserve:
                 made = await file.stat()
                 await file.change(Changes(permissions=made.mode & 0o777 & ~_OWNER_WRITES))
-        finally:
-            await file.close()
         changes = Changes(permissions=permissions if self._command.preserve else None, times=times)
         if changes != Changes():
             await self._files.change(path, changes, follow=True)

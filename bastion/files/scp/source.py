@@ -5,6 +5,7 @@ from typing import Final
 
 from bastion.errors import FileFailed
 from bastion.files import Attributes, Files, Mode, OpenFile
+from bastion.files.recorded_file import finishing
 from bastion.files.scp.command import ScpCommand
 from bastion.files.scp.expand import expand, listed
 from bastion.files.scp.wire import LONGEST_NAME, PIECE, Wire, checked, on_one_line
@@ -80,10 +81,8 @@ class Source:
                     return
                 _must_be_regular(found)
             file = await self._files.open(checked(path), Mode(read=True))
-            try:
+            async with finishing(file):
                 await self._send_file(path, file)
-            finally:
-                await file.close()
         except FileFailed as error:
             await self._wire.fail(path, error)
 

@@ -10,6 +10,7 @@ import asyncssh
 
 from bastion.config import GrantSettings, SessionsSettings, SshSettings
 from bastion.errors import BastionError
+from bastion.files import Files
 from bastion.files.sftp import serve_sftp
 from bastion.gateway import Door, Gateway, Rules, explain
 from bastion.keyring import Keyring
@@ -29,7 +30,7 @@ TIMEOUT = 60
 class FilesGateway(Gateway):
     """Serves SFTP on whatever is asked for, and keeps a note of how each conversation ended."""
 
-    files: MemoryFiles
+    files: Files
     links_as_drafted = False
 
     async def serve(self, identity: Identity, request: Request, local_address: str, channel: Door) -> None:
