@@ -5,8 +5,9 @@ from contextlib import suppress
 
 import pytest
 
-from bastion.errors import FileFailed, RecordingFailed
+from bastion.errors import BastionError, ClientGone, FileFailed, RecordingFailed
 from bastion.files import Changes, Mode
+from bastion.files.recorded_file import finishing
 from bastion.model import FIRST_FILE, Data, FileOperation, Recorded
 from tests.unit.recorded_house import NEW, READ, WHOLE, digest, get, house, listed, opened, put
 
@@ -238,6 +239,22 @@ async def test_what_is_open_when_a_session_is_cut_is_on_record() -> None:
         ("write", "cut off", 4, digest(b"half")),
     ]
     assert inside.memory.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "result"), [(None, "ok"), (FileFailed("no such attribute"), "ok"), (ClientGone("gone"), "cut off")]
+)
+async def test_a_transfer_that_breaks_off_is_cut_off(error: BastionError | None, result: str) -> None:
+    """A file is whole on record when its transfer ended by itself, and cut off when it was broken off."""
+    async with opened(WHOLE) as (house, files):
+        with suppress(FileFailed, ClientGone):
+            file = await files.open(b"/app/new", NEW)
+            async with finishing(file):
+                await file.write(0, b"half")
+                if error is not None:
+                    raise error
+        assert (house.last().operation, house.last().result, house.last().size) == ("write", result, 4)
+        assert house.memory.opened == 0
 
 
 async def test_an_operation_that_is_cut_is_on_record() -> None:
