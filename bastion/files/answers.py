@@ -21,12 +21,13 @@ class Answer:
     more only the number is known. `limit` is how many seconds may pass without a byte, `most` how many may come.
     """
 
-    def __init__(self, limit: float, keep: int, most: int) -> None:
+    def __init__(self, limit: float, keep: int, most: int, *, is_ahead: bool = False) -> None:
         self.token = secrets.token_hex(16)
         self.mark = f"\n{self.token} ".encode()
         self.limit = limit
         self.keep = keep
         self.most = most
+        self.is_ahead = is_ahead  # it is asked for by who reads the one before
         self.emptied: Callable[[], None] | None = None  # called when a reader has taken what was held
         self.size = 0
         self.total = 0
@@ -34,28 +35,39 @@ class Answer:
         self.is_hurried = False  # whether another command waited for its end
         self.is_over = False
         self.is_failing = False
-        self._pieces: deque[bytes | None] = deque()
+        self._wanted = 1
+        self._pieces: deque[bytes | memoryview | None] = deque()  # None: a part ends
         self._words = b""
         self._error: FileFailed | RuntimeFailed | None = None
         self._waiting: asyncio.Future[None] | None = None
 
-    async def read(self) -> bytes:
-        """Return the next piece; b"" at the end.
+    async def read(self, wanted: int) -> list[bytes | memoryview]:
+        """Return what has come, when it is `wanted` bytes or all that comes; nothing at the end.
 
         Raises:
             FileFailed: the command failed.
             RuntimeFailed: the helper is no more.
         """
-        while (piece := await self._next()) is None and not self._is_read:
-            continue
-        return piece or b""
+        await self._until(min(wanted, HELD // 2))
+        pieces = [piece for piece in self._pieces if piece is not None]
+        self._pieces.clear()
+        self.size = 0
+        self._give_room()
+        return pieces
 
     async def part(self) -> bytes | None:
         """Return all of the next part; None at the end."""
-        pieces: list[bytes] = []
-        while (piece := await self._next()) is not None:
+        pieces: list[bytes | memoryview] = []
+        while True:
+            await self._until(1)
+            if not self._pieces:
+                return b"".join(pieces) if pieces else None
+            piece = self._pieces.popleft()
+            if piece is None:
+                return b"".join(pieces)
+            self.size -= len(piece)
+            self._give_room()
             pieces.append(piece)
-        return None if self._is_read and not pieces else b"".join(pieces)
 
     async def whole(self) -> bytes:
         """Return all of a short answer."""
@@ -72,14 +84,14 @@ class Answer:
         self._pieces.clear()
         self._give_room()
 
-    def add(self, piece: bytes, *, is_watched: bool) -> None:
+    def add(self, piece: bytes | memoryview, *, is_watched: bool) -> None:
         """Take what has come; it is watched while a reader is waited for.
 
         Raises:
             ValueError: that is more than was asked for.
         """
         if self.is_failing:
-            self._words += piece[: _WORDS_LIMIT - len(self._words)]
+            self._words += bytes(piece)[: _WORDS_LIMIT - len(self._words)]
             return
         self.total += len(piece)
         if self.total > self.most:
@@ -91,7 +103,8 @@ class Answer:
             return
         self.size += len(piece)
         self._pieces.append(piece)
-        self._wake()
+        if self.size >= self._wanted:
+            self._wake()
 
     def mark_found(self, status: bytes) -> bool:
         """Take what stands behind a mark; say whether that ended the answer.
@@ -122,26 +135,17 @@ class Answer:
         self.is_over = True
         self._wake()
 
-    @property
-    def _is_read(self) -> bool:
-        return self.is_over and not self._pieces
-
-    async def _next(self) -> bytes | None:
-        """Return the next piece; None at the end of a part, and when all is read."""
-        while not self._pieces:
-            if self.is_over:
-                if self._error is not None:
-                    raise self._error
-                return None
+    async def _until(self, wanted: int) -> None:
+        """Wait for so many bytes, the end of a part or of all."""
+        self._wanted = wanted
+        while not self.is_over and self.size < wanted and not (self._pieces and self._pieces[-1] is None):
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting
             finally:
                 self._waiting = None
-        piece = self._pieces.popleft()
-        self.size -= len(piece or b"")
-        self._give_room()
-        return piece
+        if not self._pieces and self._error is not None:
+            raise self._error
 
     def _give_room(self) -> None:
         if self.emptied is not None and self.size <= HELD // 2:

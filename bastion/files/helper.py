@@ -147,13 +147,14 @@ class Helper:
         limit: float = LIMIT,
         keep: int = _KEPT,
         most: int = SMALL,
+        is_ahead: bool = False,
     ) -> Answer:
         """Send a command, and return its answer, which may still be on its way.
 
         Raises:
             RuntimeFailed: the helper is no more.
         """
-        answer = Answer(limit, keep, most)
+        answer = Answer(limit, keep, most, is_ahead=is_ahead)
         command = self._command(answer, operation, words, paths)
         task = asyncio.create_task(self._send(answer, command, payload))
         self._tasks.add(task)
@@ -187,9 +188,9 @@ class Helper:
         async with self._sending:
             if self.failure is not None:
                 raise self.failure
-            if self._queue:
+            if not answer.is_ahead:
                 self._make_way()
-            else:
+            if not self._queue:
                 self._heard = asyncio.get_running_loop().time()
             self._queue.append(answer)
             self._room.set()
@@ -217,7 +218,7 @@ class Helper:
                 self._take(event.payload)
                 if self.failure is not None:
                     return
-                while len(self._queue) == 1 and self._queue[0].size > HELD and self.failure is None:
+                while self._is_held_back():
                     self._room.clear()
                     self._queue[0].emptied = self._room.set
                     await self._room.wait()
@@ -229,8 +230,7 @@ class Helper:
     def _take(self, payload: bytes) -> None:
         """Share out what has come: the content of answers, and the marks behind it."""
         self._heard = asyncio.get_running_loop().time()
-        data = self._rest + payload if self._rest else payload
-        self._rest = b""
+        data = payload
         try:
             while data and self._queue:
                 data = self._shared(self._queue[0], data)
@@ -243,15 +243,22 @@ class Helper:
                 self._fail(self._lost("it answers what was not asked"))
 
     def _shared(self, answer: Answer, data: bytes) -> bytes:
-        """Give an answer what is its own, and return what is the next one's."""
-        is_watched = len(self._queue) == 1
+        """Give an answer what is its own, and return what is the next one's; the rest may be a mark that has begun."""
+        is_watched = all(other.is_ahead for other in self._queue if other is not answer)
+        kept = len(answer.mark) - 1
+        if self._rest:
+            seam = self._rest + data[: kept + _STATUS]
+            if answer.mark not in seam and len(data) > kept + _STATUS:
+                answer.add(self._rest, is_watched=is_watched)
+            else:
+                data = self._rest + data
+            self._rest = b""
         at = data.find(answer.mark)
         if at < 0:
-            kept = len(answer.mark) - 1
-            answer.add(data[:-kept], is_watched=is_watched)
+            answer.add(memoryview(data)[:-kept], is_watched=is_watched)
             self._rest = data[-kept:]
             return b""
-        answer.add(data[:at], is_watched=is_watched)
+        answer.add(memoryview(data)[:at], is_watched=is_watched)
         begin = at + len(answer.mark)
         end = data.find(b"\n", begin, begin + _STATUS)
         if end < 0:
@@ -264,6 +271,12 @@ class Helper:
             if answer.size:
                 self._unread.append(answer)
         return data[end + 1 :]
+
+    def _is_held_back(self) -> bool:
+        """Whether the container has to wait for the reader of the answer that is coming."""
+        if self.failure is not None or not self._queue or self._queue[0].size <= HELD:
+            return False
+        return all(other.is_ahead for other in self._queue if other is not self._queue[0])
 
     def _found(self, said: Sequence[bytes]) -> None:
         """Take what the script has found."""
@@ -289,8 +302,7 @@ class Helper:
         now = asyncio.get_running_loop().time()
         if not self._queue or self.failure is not None:
             return
-        is_held_back = self._pump is not None and not self._room.is_set() and len(self._queue) == 1
-        if is_held_back and self._queue[0].size > HELD:
+        if self._is_held_back():
             self._heard = now
         elif now >= self._heard + self._queue[0].limit:
             self._fail(self._silent())

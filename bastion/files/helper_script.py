@@ -44,6 +44,7 @@ strict= words= mv_T=? ln_T=? touch_a=?
 
 run() { text=$("$@" 2>&1 </dev/null); }
 refuse() { text=${1:-Permission denied}; return 1; }
+there() { [ -e "$1" ] || [ -L "$1" ]; }
 why() { run stat -L -c %f -- "$1"; }
 
 # Say whether a tool takes its options, by what it says of files that are not there.
@@ -299,7 +300,7 @@ do_touch() {
         hold || return
     else
         at 0 || return
-        [ -e "$p" ] || [ -L "$p" ] || { why "$p"; return 1; }
+        there "$p" || { why "$p"; return 1; }
         link=-h
     fi
     [ "$touch_a" != ? ] || { touch_a= && takes touch -c -a -d @1 /proc/none/none && touch_a=-a; }
@@ -336,21 +337,26 @@ both() {
     at 0
 }
 
+# Without -T a folder would be moved into, and with busybox' -T no link to a folder is replaced.
+moved() {
+    [ -n "$mv_T" ] || [ ! -d "$p" ] || { refuse 'Is a directory'; return; }
+    run mv $how $mv_T "$o" "$p"
+}
+
 do_rename() {
     both || return
     how=-f
     if [ "$a" = no ]; then
         how=-n
-        [ ! -e "$p" ] && [ ! -L "$p" ] || { refuse 'File exists'; return; }
+        ! there "$p" || { refuse 'File exists'; return; }
     fi
     [ "$mv_T" != ? ] || { mv_T= && takes mv -T /proc/none/none /proc/none/other && mv_T=-T; }
-    [ -n "$mv_T" ] || [ ! -d "$p" ] || { refuse 'Is a directory'; return; }
-    run mv $how $mv_T "$o" "$p" || return
-    [ "$a" != no ] || { [ ! -e "$o" ] && [ ! -L "$o" ]; } || refuse 'File exists'
+    moved || { [ "$a" = yes ] && [ -L "$p" ] && [ -d "$p" ] && there "$o" && run rm "$p" && moved; } || return
+    [ "$a" = yes ] || ! there "$o" || refuse 'File exists'
 }
 
 linked() {
-    [ ! -e "$p" ] && [ ! -L "$p" ] || { refuse 'File exists'; return; }
+    ! there "$p" || { refuse 'File exists'; return; }
     [ "$ln_T" != ? ] || { ln_T= && takes ln -s -T /proc/none/none /proc/none/other && ln_T=-T; }
     run ln "$@" $ln_T -- "$o" "$p"
 }

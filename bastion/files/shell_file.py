@@ -1,7 +1,9 @@
 """A file that a helper shell holds open: read ahead as a stream, written in large pieces, wherever it is asked to."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from bastion.errors import FileFailed, RuntimeFailed
@@ -18,8 +20,18 @@ _BLOCK: Final = 64 * 1024
 _SMALL_BLOCK: Final = 4096
 _BEHIND: Final = 128 * 1024  # bytes that are kept for a reader who is a little behind
 _SKIPPED: Final = 256 * 1024  # bytes that are read and dropped rather than skipped
+_FRESH: Final = 1.0  # seconds
 _SYNC_LIMIT: Final = 120.0
 _FURTHEST: Final = 2**63 - 1
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Bytes that were asked for; `drop` are those at its beginning that nobody wants."""
+
+    answer: Answer
+    asked: int
+    drop: int
 
 
 class ShellFile:
@@ -38,11 +50,9 @@ class ShellFile:
         self._position: int | None = 0  # the descriptor's; None when nobody knows
         self._window = bytearray()
         self._begin = 0  # the window's place in the file
-        self._answer: Answer | None = None
-        self._asked = 0
-        self._drop = 0
+        self._chunks: deque[_Chunk] = deque()  # what was asked for and has not been read
         self._ahead = _FIRST
-        self._end_at: int | None = None  # where the last chunk was found to end the file, until it is told
+        self._end: tuple[int, float] | None = None  # where the file was found to end, and how long that is believed
         self._is_closed = False
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -123,20 +133,21 @@ class ShellFile:
             self._forget()
             self._begin = offset
         while (missing := offset + length - self._begin - len(self._window)) > 0:
-            if self._answer is None and not await self._begin_chunk(missing):
-                if length == missing:
-                    self._end_at = None  # it has been told; a file that grows has more next time
+            if not self._chunks and not await self._begin_chunk(missing):
                 break
-            assert self._answer is not None  # noqa: S101 - a chunk has begun
-            piece = await self._answer.read()
-            if not piece:
-                self._end_chunk(self._answer)
+            chunk = self._chunks[0]
+            pieces = await chunk.answer.read(missing + chunk.drop)
+            if not pieces:
+                self._end_chunk(self._chunks.popleft())
                 continue
-            if self._drop:
-                piece, self._drop = piece[self._drop :], max(0, self._drop - len(piece))
-            self._window += piece
-        begin = max(0, offset - self._begin)
+            for piece in pieces:
+                self._window += piece[chunk.drop :]
+                chunk.drop = max(0, chunk.drop - len(piece))
+            await self._ask_ahead()
+        begin = offset - self._begin
         data = bytes(memoryview(self._window)[begin : begin + length])
+        if not data:
+            self._end = None  # it has been told; a file that grows has more next time
         if begin > 2 * _BEHIND:
             del self._window[: begin - _BEHIND]
             self._begin += begin - _BEHIND
@@ -145,33 +156,47 @@ class ShellFile:
     async def _begin_chunk(self, missing: int) -> bool:
         """Ask for what comes behind the window; False when that is known to be the end."""
         end = self._begin + len(self._window)
-        if self._end_at == end:
+        if self._end is not None and self._end[0] == end and self._end[1] > _now():
             return False
-        size = max(self._ahead, missing)
-        block = _BLOCK
-        how, skip = "-", 0
-        if self._position != end:
-            block = _SMALL_BLOCK if missing <= _FIRST else _BLOCK
-            size = missing if self._ahead == _FIRST else size
-            how, skip = "<>" if self._mode.write else "<", end // block
-        self._drop = end - skip * block if how != "-" else 0
-        count = -(-(size + self._drop) // block)
-        self._asked = count * block
-        self._position = None
-        self._answer = await self._helper.ask("get", self._slot, how, block, skip, count, most=self._asked)
+        if self._position == end:
+            await self._ask(_BLOCK, "-", 0, max(self._ahead, missing), 0)
+            return True
+        block = _SMALL_BLOCK if missing <= _FIRST else _BLOCK
+        await self._ask(block, "<>" if self._mode.write else "<", end // block, missing, end % block)
         return True
 
-    def _end_chunk(self, answer: Answer) -> None:
-        self._answer = None
+    async def _ask_ahead(self) -> None:
+        """Ask for the next chunk while most of the last is still to come, that the container does not wait for us."""
+        last = self._chunks[-1]
+        is_alone = len(self._chunks) == 1 and not (last.answer.is_over or last.answer.is_hurried)
+        if is_alone and last.asked >= _HURRIED and 2 * last.answer.total > last.asked:
+            self._grow(is_hurried=False)
+            await self._ask(_BLOCK, "-", 0, self._ahead, 0, is_ahead=True)
+
+    async def _ask(self, block: int, how: str, skip: int, size: int, drop: int, *, is_ahead: bool = False) -> None:
+        count = -(-(size + drop) // block)
+        self._position = None
+        answer = await self._helper.ask(
+            "get", self._slot, how, block, skip, count, most=count * block, is_ahead=is_ahead
+        )
+        self._chunks.append(_Chunk(answer, count * block, drop))
+
+    def _end_chunk(self, chunk: "_Chunk") -> None:
+        """Know where the descriptor is now."""
         end = self._begin + len(self._window)
-        if answer.is_cut:
+        if chunk.answer.is_cut:
+            self._give_up()
             self._ahead = _FIRST
-        elif answer.total < self._asked:
-            self._end_at = end
-            self._position = None if self._drop else end
-        else:
+        elif chunk.answer.total < chunk.asked:
+            self._end = (end, _now() + _FRESH)
+            self._position = None if chunk.drop or self._chunks else end
+            self._give_up()
+        elif not self._chunks:
             self._position = end
-            self._ahead = min(2 * self._ahead, _HURRIED if answer.is_hurried else _AHEAD)
+            self._grow(is_hurried=chunk.answer.is_hurried)
+
+    def _grow(self, *, is_hurried: bool) -> None:
+        self._ahead = min(2 * self._ahead, _HURRIED if is_hurried else _AHEAD)
 
     async def _put(self, offset: int, piece: memoryview) -> Answer:
         position = self._position
@@ -202,11 +227,16 @@ class ShellFile:
 
     def _forget(self) -> None:
         """Forget what was read ahead."""
-        if self._answer is not None:
-            self._answer.abandon()
-            self._answer = None
+        self._give_up()
         self._window = bytearray()
         self._ahead = _FIRST
-        self._end_at = None
-        self._drop = 0
+        self._end = None
         self._position = None
+
+    def _give_up(self) -> None:
+        while self._chunks:
+            self._chunks.popleft().answer.abandon()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -11,17 +11,34 @@ from bastion.files.helper import Start, started
 from bastion.files.shell_files import ShellFiles
 from bastion.model import Name
 from tests.files.place import Place
-from tests.runtimes.conftest import docker, world
+from tests.runtimes.conftest import WORLDS, docker, world, world_of
 from tests.runtimes.world import World
 
 __all__ = ["docker", "world"]
 
+STRICT = ["process", *(pytest.param(name, marks=pytest.mark.docker) for name in ("busybox", "debian", "toolbox"))]
 
-@pytest.fixture(params=["shell", "strict"])
-async def place(request: pytest.FixtureRequest, world: World) -> AsyncIterator[Place]:
-    """Give each way in each world in turn, with a new folder."""
-    async with by_shell(world, strict=request.param == "strict") as files, a_folder(files, world) as folder:
-        yield Place(files, folder, world)
+
+@pytest.fixture(params=WORLDS)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """Give the files of each world in turn, with a new folder."""
+    async with (
+        world_of(request, request.param) as found,
+        by_shell(found) as files,
+        a_folder(files, found) as folder,
+    ):
+        yield Place(files, folder, found)
+
+
+@pytest.fixture(params=STRICT)
+async def strict(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """Give the files of some worlds in turn, strictly."""
+    async with (
+        world_of(request, request.param) as found,
+        by_shell(found, strict=True) as files,
+        a_folder(files, found) as folder,
+    ):
+        yield Place(files, folder, found)
 
 
 @asynccontextmanager

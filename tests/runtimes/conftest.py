@@ -13,45 +13,52 @@ from tests.cluster import Cluster
 from tests.engine import Engine
 from tests.runtimes.world import World, look_here
 
+WORLDS = [
+    "process",
+    pytest.param("busybox", marks=pytest.mark.docker),
+    pytest.param("debian", marks=pytest.mark.docker),
+    pytest.param("debian-user", marks=pytest.mark.docker),
+    pytest.param("toolbox", marks=pytest.mark.docker),
+    pytest.param("kubernetes-v5", marks=pytest.mark.kubernetes),
+    pytest.param("kubernetes-v4", marks=pytest.mark.kubernetes),
+    pytest.param("kubernetes-small", marks=pytest.mark.kubernetes),
+]
 
-@pytest.fixture(
-    params=[
-        "process",
-        pytest.param("busybox", marks=pytest.mark.docker),
-        pytest.param("debian", marks=pytest.mark.docker),
-        pytest.param("debian-user", marks=pytest.mark.docker),
-        pytest.param("toolbox", marks=pytest.mark.docker),
-        pytest.param("kubernetes-v5", marks=pytest.mark.kubernetes),
-        pytest.param("kubernetes-v4", marks=pytest.mark.kubernetes),
-        pytest.param("kubernetes-small", marks=pytest.mark.kubernetes),
-    ]
-)
+
+@pytest.fixture(params=WORLDS)
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Give each runtime in turn."""
-    if request.param.startswith("kubernetes"):
-        if request.param == "kubernetes-v4" and request.node.get_closest_marker("half_close"):
-            pytest.skip("v4.channel.k8s.io does not pass on the end of standard input")
-        async with in_cluster(request.getfixturevalue("cluster"), request.param) as found:
+    if request.param == "kubernetes-v4" and request.node.get_closest_marker("half_close"):
+        pytest.skip("v4.channel.k8s.io does not pass on the end of standard input")
+    async with world_of(request, request.param) as found:
+        yield found
+
+
+@asynccontextmanager
+async def world_of(request: pytest.FixtureRequest, name: str) -> AsyncIterator[World]:
+    """Give one of WORLDS."""
+    if name.startswith("kubernetes"):
+        async with in_cluster(request.getfixturevalue("cluster"), name) as found:
             yield found
         return
-    if request.param == "process":
+    if name == "process":
         local = ProcessRuntime("mystack", "web", user=None)
         yield World(local, (await local.find("mystack", "web"))[0], look_here)
         await local.close()
         return
     engine: Engine = request.getfixturevalue("engine")
-    name = f"conformance-{request.param}"
-    if request.param == "toolbox":
-        async with by_toolbox(engine, name) as found:
+    container = f"conformance-{name}"
+    if name == "toolbox":
+        async with by_toolbox(engine, container) as found:
             yield found
         return
-    if name not in engine.docker("ps", "--format", "{{.Names}}").split():
-        image = engine.image_busybox if request.param == "busybox" else engine.image_debian
-        arguments = ("--user", "1000:1000") if request.param == "debian-user" else ()
-        engine.start(name, image, stack="conformance", service=request.param, args=arguments)
+    if container not in engine.docker("ps", "--format", "{{.Names}}").split():
+        image = engine.image_busybox if name == "busybox" else engine.image_debian
+        arguments = ("--user", "1000:1000") if name == "debian-user" else ()
+        engine.start(container, image, stack="conformance", service=name, args=arguments)
     runtime = DockerRuntime(engine.host)
-    (target,) = await runtime.find("conformance", request.param)
-    yield World(runtime, target, lambda script: engine.docker("exec", "-u", "0", name, "sh", "-c", script))
+    (target,) = await runtime.find("conformance", name)
+    yield World(runtime, target, lambda script: engine.docker("exec", "-u", "0", container, "sh", "-c", script))
     await runtime.close()
 
 
