@@ -17,7 +17,8 @@ from bastion.sessions import LiveSession
 
 SFTP: Final = "sftp"
 
-_DRAFTED: Final = ("WinSCP", "AsyncSSH", "libssh")  # clients that turn SYMLINK round where the server is no OpenSSH
+# Clients that turn the two paths of SYMLINK round where the server does not call itself OpenSSH.
+_DRAFTED: Final = ("WinSCP", "AsyncSSH", "libssh_", "libssh-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ def as_files(request: Request) -> Request | None:
 async def reach(runtime: Runtime, target: Target, request: Request, access: FileAccess) -> AsyncIterator[Reached]:
     """Find the way to the container's files, for as long as the context lasts.
 
-    The image's own sftp-server is used by those only who may do everything with SFTP: it judges no paths.
+    The image's own sftp-server, which judges no paths, is for those only who may read and write everything.
 
     Raises:
         RuntimeFailed: there is none; says what would help.
     """
     start = Start(runtime.exec, target, request.uid, request.name, strict=not access.is_whole)
     async with AsyncExitStack() as stack:
-        own_server = access.is_whole and request.kind == "subsystem"
+        own_server = access.is_whole and request.kind == "subsystem" and not _is_drafted(request)
         helper = await stack.enter_async_context(started(start, own_server=own_server))
         if helper.server is not None:
             yield Reached(f"the image's own {helper.server}", program=helper.program)
@@ -63,10 +64,13 @@ async def serve(
     command = parse_scp(request.command or "") if request.kind == "exec" else None
     async with RecordedFiles(files, access, session, record) as recorded:
         if command is None:
-            drafted = any(word in request.client for word in _DRAFTED)
-            await serve_sftp(channel, recorded, links_as_drafted=drafted)
+            await serve_sftp(channel, recorded, links_as_drafted=_is_drafted(request))
             status = 0
         else:
             status = await serve_scp(channel, recorded, command)
     await record(Exit(status))
     return Exit(status)
+
+
+def _is_drafted(request: Request) -> bool:
+    return any(word in request.client for word in _DRAFTED)
