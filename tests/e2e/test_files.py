@@ -15,6 +15,7 @@ from tests.e2e.server import Bastion
 from tests.engine import Engine
 
 GRANTS = (
+    "[sessions]\nper_service = 100\nper_user = 100\n"
     '[[grants]]\nusers = ["alice"]\nstacks = ["*"]\nallow = ["shell", "exec", "files:read", "files:write", "toolbox"]\n'
 )
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
