@@ -1,10 +1,12 @@
 """The stock sftp and scp against a bastion of the tests' own, and trees of files to send through them."""
 
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.server import Bastion
 
@@ -21,8 +23,18 @@ def scp(
     bastion: Bastion, *words: str, user: str = "alice", options: Sequence[str] = (), timeout: float = 90
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the stock scp; `remote` gives the words for files of the container."""
-    command = ["scp", "-q", *_options(bastion, user), *options, *words]
+    command = scp_command(bastion, *words, user=user, options=options)
     return subprocess.run(command, capture_output=True, check=False, timeout=timeout, cwd=bastion.folder)
+
+
+def scp_command(bastion: Bastion, *words: str, user: str = "alice", options: Sequence[str] = ()) -> list[str]:
+    """Return the words of the stock scp."""
+    return ["scp", "-q", *_options(bastion, user), *options, *words]
+
+
+def operations(bastion: Bastion, uid: str) -> list[dict[str, Any]]:
+    """Return what the transcript of a session says of files."""
+    return [json.loads(event[2]) for event in bastion.read(uid)[1:] if event[1] == "f"]
 
 
 def remote(service: str, path: str = "") -> str:

@@ -1,15 +1,13 @@
 """Files by the stock sftp and scp, in and out of containers with coreutils, with busybox, and with nothing at all."""
 
 import base64
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.file_clients import digest, every_byte, remote, scp, sftp, tree
+from tests.e2e.file_clients import digest, every_byte, operations, remote, scp, sftp, tree
 from tests.e2e.places import DockerPlace, Place
 from tests.e2e.server import Bastion
 from tests.engine import Engine
@@ -56,11 +54,6 @@ def with_server(containers: Engine) -> Iterator[None]:
     containers.docker("cp", SFTP_SERVER, f"mystack-server-1:{SFTP_SERVER}")
     yield
     containers.remove("mystack-server-1")
-
-
-def operations(bastion: Bastion, uid: str) -> list[dict[str, Any]]:
-    """Return what the transcript says of files."""
-    return [json.loads(event[2]) for event in bastion.read(uid)[1:] if event[1] == "f"]
 
 
 @pytest.mark.everywhere
