@@ -11,6 +11,7 @@ BastionError                    255   the bastion failed
 ├── Malformed                   255   what was sent breaks the rules of its protocol
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
 ├── FileFailed                    1   a file operation in a container failed; the session goes on
+│   └── FileRefused             1   no grant is about what was asked of a file
 ├── DatabaseFailed              255   the sessions' database does not answer
 └── RuntimeFailed               255   the engine or the container failed
     ├── RuntimeUnreachable      255   the engine does not answer
@@ -117,6 +118,15 @@ class FileFailed(BastionError):
     ) -> None:
         super().__init__(public, hint, detail=detail)
         self.kind = kind
+
+
+class FileRefused(FileFailed):
+    """No grant is about what was asked of a file; to programs it is the container's own "permission denied"."""
+
+    code = "file-refused"
+
+    def __init__(self) -> None:
+        super().__init__("permission denied", "no grant lets you do that there", kind="permission-denied")
 
 
 class DatabaseFailed(BastionError):

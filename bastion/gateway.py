@@ -70,7 +70,7 @@ class Gateway:
         self._transcripts = transcripts
         self._runtimes = runtimes
         self._metrics = metrics
-        self._granted: dict[LiveSession, tuple[Identity, Request, Target]] = {}
+        self._granted: dict[LiveSession, tuple[Identity, Request, Target, FileAccess | None]] = {}
 
     @property
     def rules(self) -> Rules:
@@ -95,7 +95,7 @@ class Gateway:
             asked, target, grant = await self.find(identity, request, local_address)
             access = self._rules.policy.file_access(identity, target) if asked.kind == "subsystem" else None
             async with self._sessions.open(identity, request, target, grant) as session:
-                self._granted[session] = identity, asked, target
+                self._granted[session] = identity, asked, target, access
                 try:
                     await self._run(session, request, target, access, channel)
                 finally:
@@ -160,12 +160,16 @@ class Gateway:
             log.warning("not in the ledger", line=event, reason=error.public)
 
     def _review(self) -> None:
-        for session, (identity, asked, target) in list(self._granted.items()):
+        policy = self._rules.policy
+        for session, (identity, asked, target, access) in list(self._granted.items()):
             try:
-                self._rules.policy.authorize(identity, asked, target)
-                self._rules.policy.admit(target)
+                policy.authorize(identity, asked, target)
+                policy.admit(target)
             except Refused as refusal:
                 session.end(SessionEnded(f"the grant for this session is gone: {refusal.public}", refusal.hint))
+                continue
+            if access is not None and policy.file_access(identity, target) != access:
+                session.end(SessionEnded("the grants for files have changed", "connect again"))
 
     @staticmethod
     def _as_granted(policy: Policy, identity: Identity, asked: Request) -> Request:
@@ -246,16 +250,8 @@ class Gateway:
             if reached.program is not None:
                 async with Observed(session, recorder.record) as observed:
                     yield partial(relay, channel, reached.program, session, observed.record, observed.publish)
-            elif reached.files is not None:
-                yield partial(
-                    serve,
-                    channel,
-                    reached.files,
-                    request,
-                    access=access,
-                    session=session,
-                    record=recorder.record,
-                )
+            else:
+                yield partial(serve, channel, reached, request, access=access, session=session, record=recorder.record)
 
     def _greet(self, channel: Door, request: Request, target: Target) -> None:
         if self._rules.notice and request.terminal is not None and request.kind == "shell":

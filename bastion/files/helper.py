@@ -94,6 +94,7 @@ class Helper:
         self.home = b"/"
         self.slots = set(SLOTS)
         self.failure: RuntimeFailed | None = None
+        self._over = asyncio.Event()
         self._program = program
         self._events = aiter(program)
         self._container = container
@@ -166,6 +167,12 @@ class Helper:
         """Send a command, and return all of its short answer."""
         return await (await self.ask(operation, *words, paths=paths, limit=limit)).whole()
 
+    async def over(self) -> RuntimeFailed:
+        """Wait until nothing can be asked any more, and return why."""
+        await self._over.wait()
+        assert self.failure is not None  # noqa: S101 - one sets the other
+        return self.failure
+
     async def close(self) -> None:
         """End the shell, if it listens; its exec ends what is left."""
         if self._timer is not None:
@@ -223,7 +230,8 @@ class Helper:
                     self._queue[0].emptied = self._room.set
                     await self._room.wait()
                     self._heard = asyncio.get_running_loop().time()
-            self._fail(self._lost("it ended"))
+            status = await self._program.wait()
+            self._fail(self._lost(f"it ended with {status.status}"))
         except RuntimeFailed as error:
             self._fail(error)
 
@@ -314,6 +322,7 @@ class Helper:
         if self.failure is not None:
             return
         self.failure = error
+        self._over.set()
         while self._queue:
             self._queue.popleft().end(error)
         self._room.set()

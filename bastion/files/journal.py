@@ -4,14 +4,13 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TypeVar
 
-from bastion.errors import BastionError, FileFailed
+from bastion.errors import BastionError, FileFailed, FileRefused
 from bastion.model import STDIN, STDOUT, Data, FileOperation, Record
 from bastion.sessions import LiveSession
 from bastion.transcripts.file_events import one_line
 
 OK = "ok"
 CUT_OFF = "cut off"
-DENIED = "permission denied"
 
 T = TypeVar("T")
 
@@ -55,8 +54,9 @@ class Journal:
 
     async def refusal(self, operation: FileOperation) -> FileFailed:
         """Put on record that it was not allowed; return what is to be raised."""
-        await self.note(replace(operation, result=DENIED))
-        return denied()
+        refused = FileRefused()
+        await self.note(replace(operation, result=refused.public))
+        return refused
 
     async def read(self, stream: int, payload: bytes) -> None:
         """Put on record what was read, before it is handed out."""
@@ -71,8 +71,3 @@ class Journal:
     def is_alive(self) -> None:
         """Let the session not count as idle."""
         self._session.count(Data(STDIN, b""))
-
-
-def denied() -> FileFailed:
-    """Return the error for what the grants do not allow, in the words of the container's own, and with a hint."""
-    return FileFailed(DENIED, "no grant for files has that path", kind="permission-denied")

@@ -5,7 +5,7 @@ from typing import Final
 
 from bastion.errors import Malformed
 from bastion.files import sftp_wire as wire
-from bastion.files.journal import CUT_OFF, DENIED, OK
+from bastion.files.journal import CUT_OFF, OK
 from bastion.files.passed import Account, Passed
 from bastion.files.sftp_pieces import LONGEST_HANDLE, Contents, Cutter, answer_head, request_head
 from bastion.files.sftp_requests import Opened, Pending, Requests
@@ -24,7 +24,7 @@ _WORDS: Final[dict[int, str]] = {
     Status.OK: OK,
     Status.EOF: "end of file",
     Status.NO_SUCH_FILE: "no such file",
-    Status.PERMISSION_DENIED: DENIED,
+    Status.PERMISSION_DENIED: "permission denied",
     Status.FAILURE: "failure",
     Status.BAD_MESSAGE: "bad message",
     Status.OP_UNSUPPORTED: "not supported",

@@ -13,10 +13,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from bastion.errors import BastionError, FileFailed, RecordingFailed
+from bastion.errors import BastionError, FileFailed, FileRefused, RecordingFailed
 from bastion.files import Attributes, Changes, Entry, Files, Mode, OpenFile, Space
 from bastion.files.access import Judge, Right
-from bastion.files.journal import Journal, denied
+from bastion.files.journal import Journal
 from bastion.files.passed import ways, words_of
 from bastion.files.recorded_file import RecordedFile
 from bastion.model import FIRST_FILE, FileAccess, FileOperation, Record
@@ -241,12 +241,12 @@ class RecordedFiles:
         except FileFailed:
             return  # opening it will say why
         if stat.S_ISLNK(found.mode):
-            raise denied()
+            raise FileRefused
 
     async def _refuse_other(self, where: bytes) -> None:
         """Refuse what is not at the path that was judged any more."""
         if await self._files.real_path(where) != where:
-            raise denied()
+            raise FileRefused
 
     async def _gives_no_right(self, source: bytes, place: bytes) -> bool:
         """Tell whether nothing that is renamed may be read or written more than before."""

@@ -1,10 +1,12 @@
 """Serve the files of one container on a channel, by the first way to them that works."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bastion.errors import RuntimeFailed
 from bastion.files import Files
 from bastion.files.helper import Start, started
 from bastion.files.recorded import RecordedFiles
@@ -21,13 +23,22 @@ SFTP: Final = "sftp"
 _DRAFTED: Final = ("WinSCP", "AsyncSSH", "libssh_", "libssh-")
 
 
+async def _never() -> RuntimeFailed:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """The way to a container's files: `files` that we serve, or `program`, the image's own sftp-server, to relay."""
+    """The way to a container's files: `files` that we serve, or `program`, the image's own sftp-server, to relay.
+
+    `over` waits until there is no way any more, and returns why.
+    """
 
     way: str
     files: Files | None = None
     program: Exec | None = None
+    over: Callable[[], Coroutine[None, None, RuntimeFailed]] = _never
 
 
 def as_files(request: Request) -> Request | None:
@@ -54,22 +65,42 @@ async def reach(runtime: Runtime, target: Target, request: Request, access: File
             yield Reached(f"the image's own {helper.server}", program=helper.program)
             return
         files = await stack.enter_async_context(ShellFiles(start, helper))
-        yield Reached(files.way, files)
+        yield Reached(files.way, files, over=helper.over)
 
 
 async def serve(
-    channel: Channel, files: Files, request: Request, *, access: FileAccess, session: LiveSession, record: Record
+    channel: Channel, reached: Reached, request: Request, *, access: FileAccess, session: LiveSession, record: Record
 ) -> Exit:
-    """Speak SFTP, or scp's old protocol, until the client has all it wanted; its exit is on record then."""
+    """Speak SFTP, or scp's old protocol, until the client has all it wanted; its exit is on record then.
+
+    Raises:
+        RuntimeFailed: the way to the container broke, also while nothing was asked of it.
+    """
+    assert reached.files is not None  # noqa: S101 - what has its own program is relayed
+    serving = asyncio.create_task(
+        _speak(channel, RecordedFiles(reached.files, access, session, record), request), name=f"files {request.uid}"
+    )
+    over = asyncio.create_task(reached.over(), name=f"files over {request.uid}")
+    try:
+        await asyncio.wait((serving, over), return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            raise over.result()
+        status = await serving
+    finally:
+        for task in (serving, over):
+            task.cancel()
+        await asyncio.gather(serving, over, return_exceptions=True)
+    await record(status)
+    return status
+
+
+async def _speak(channel: Channel, files: RecordedFiles, request: Request) -> Exit:
     command = parse_scp(request.command or "") if request.kind == "exec" else None
-    async with RecordedFiles(files, access, session, record) as recorded:
-        if command is None:
-            await serve_sftp(channel, recorded, links_as_drafted=_is_drafted(request))
-            status = 0
-        else:
-            status = await serve_scp(channel, recorded, command)
-    await record(Exit(status))
-    return Exit(status)
+    async with files:
+        if command is not None:
+            return Exit(await serve_scp(channel, files, command))
+        await serve_sftp(channel, files, links_as_drafted=_is_drafted(request))
+        return Exit(0)
 
 
 def _is_drafted(request: Request) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from bastion.errors import FileFailed, Malformed
+from bastion.errors import FileFailed, FileRefused, Malformed
 from bastion.files import Files
 from bastion.files import sftp_wire as wire
 from bastion.files.sftp_answers import Answers, Asked, check_offset
@@ -102,7 +102,7 @@ class _Conversation:
             return await answer(asked)
         except FileFailed as error:
             # a program that is denied a look says that nothing is there: only we know that it is the grant's doing
-            if error.hint or (error.kind == "failure" and not asked.is_probe):
+            if isinstance(error, FileRefused) or (error.kind == "failure" and not asked.is_probe):
                 self._telling.tell(asked.about, error)
             return wire.failure(asked.number, error)
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bastion.errors import FileFailed
+from bastion.errors import FileFailed, FileRefused
 from bastion.log import shorten
 from bastion.model import Channel
 
@@ -21,7 +21,8 @@ class Telling:
     def tell(self, about: bytes, error: FileFailed) -> None:
         """Say what failed, about which path."""
         path = shorten(about.decode(errors="backslashreplace"), _LONGEST_PATH)
-        line = shorten(f"bastion: error: {path}: {error.public}" if path else f"bastion: error: {error.public}")
+        words = f"{error.public}: {error.hint}" if isinstance(error, FileRefused) else error.public
+        line = shorten(f"bastion: error: {path}: {words}" if path else f"bastion: error: {words}")
         if line in self._said or len(self._said) >= MOST_LINES:
             return
         self._said.add(line)

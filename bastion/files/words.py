@@ -23,7 +23,7 @@ _ENDINGS: Final[tuple[tuple[tuple[str, ...], Kind, str, str], ...]] = (
     ),
     (("permission denied",), "permission-denied", "permission denied", _RIGHTS),
     (("operation not permitted",), "permission-denied", "operation not permitted", _RIGHTS),
-    (("read-only file system",), "permission-denied", "the container's file system is read-only", ""),
+    (("read-only file system",), "failure", "the container's file system is read-only", ""),
     (("text file busy",), "permission-denied", "a program that runs; it cannot be written", ""),
     (("no space left on device",), "failure", "no space left in the container", _SPACE),
     (("disk quota exceeded",), "failure", "the container's disk quota is used up", _SPACE),

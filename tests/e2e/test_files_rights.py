@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -96,8 +98,8 @@ def test_inside_its_paths_a_role_reads(files: Bastion, service: str, tree: str, 
         "ls /app",
         "ls /",
         "ls /app/log/../../etc",
-        "put /dev/null /app/log/new",
-        "put /dev/null /tmp/new",
+        "put known_hosts /app/log/new",
+        "put known_hosts /tmp/new",
         "rm /app/log/app.log",
         "rename /app/log/app.log /app/log/other",
         "chmod 777 /app/log/app.log",
@@ -126,7 +128,7 @@ def test_a_role_of_files_has_no_shell(files: Bastion, tree: str) -> None:
         assert done.returncode == 252
         assert b"bastion: error: no grant lets bob" in done.stderr
         assert b"files:read" in done.stderr
-    done = scp(files, "/dev/null", remote(tree.partition("@")[0], "/app/log/x"), user="bob", options=["-O"])
+    done = scp(files, str(files.known_hosts), remote(tree.partition("@")[0], "/app/log/x"), user="bob", options=["-O"])
     assert done.returncode != 0
     assert b"ermission denied" in done.stderr
 
@@ -179,7 +181,7 @@ def test_a_full_disk_is_said_and_leaves_no_silence(files: Bastion, containers: E
         for line, words in (
             (f"put {tmp_path}/large /small", b""),
             ("get /small", b""),
-            (f"put {tmp_path}/large /tmp/{'x' * 300}", b"name too long"),
+            (f"put {tmp_path}/large /tmp/{'x' * 300}", b"the name is too long"),
             ("get /nowhere", b"not found"),
             ("mkdir /nowhere/deep", b""),
         ):
@@ -267,9 +269,9 @@ def test_ten_thousand_handles_are_not_opened(files: Bastion) -> None:
                 while len(handles) < 10_000:
                     handles.append(await client.open("/etc/passwd", "rb"))
 
-            with pytest.raises(asyncssh.SFTPFailure, match="too many open"):
+            with pytest.raises(asyncssh.SFTPFailure, match="more than 64 files"):
                 await open_on()
-            assert str(await handles[0].read(4), "ascii") == "root"
+            assert await handles[0].read(4)
             return len(handles)
 
     assert asyncio.run(opened()) == 64
@@ -283,3 +285,25 @@ def test_what_the_record_says_is_what_sha256sum_says(files: Bastion) -> None:
     (fact,) = (fact for fact in operations(files, files.last_uid()) if fact["operation"] == "read")
     assert fact["sha256"] == told
     assert json.loads(files.cli("transcripts", "files", "last", "--identity", str(files.auditor), "--json").stdout)
+
+
+def test_a_copy_ends_when_its_paths_change(place: Place, tmp_path: Path) -> None:
+    """A session for files whose grant gets other paths is ended with 253 and its reason, and a new one has the new."""
+    server = Bastion(tmp_path / "changing", place.sections, grants=GRANTS)
+    server.add("bob")
+    server.start()
+    try:
+        with subprocess.Popen(
+            server.command("sftp", user="bob", options=["-s"]), stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as client:
+            until = time.monotonic() + 20
+            while not [one for one in server.sessions() if one["state"] == "active"]:
+                assert time.monotonic() < until
+            server.config.write_text(server.config.read_text().replace("/app/log/**", "/app/other/**"))
+            os.kill(server.pid, signal.SIGHUP)
+            assert client.stderr is not None
+            assert b"the grants for files have changed" in client.stderr.read()
+        assert client.returncode == 253
+        assert b"/app/other\n" in sftp(server, "pwd\n", name="web@mystack", user="bob").stdout
+    finally:
+        assert server.stop() == 0
