@@ -86,7 +86,9 @@ def test_what_is_granted_but_not_served_is_said(tmp_path: Path) -> None:
     (forward,) = [line for line in table.splitlines() if line.startswith("forward")]
     assert forward.split() == ["forward", "allowed", "grants[1];", "it", "is", "not", "served", "yet", "-"]
     assert "permitopen = [db.internal:5432]" in table
-    assert "grants[1] allows forward: that is not served yet" in check(tmp_path).stdout
+    checked = check(tmp_path).stdout
+    assert "grants[1] allows forward: that is not served yet" in checked
+    assert "for alice, carol, dave, the group ops" in checked
 
 
 def test_a_clock_that_was_set_back_revives_no_grant(tmp_path: Path) -> None:
