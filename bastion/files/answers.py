@@ -1,4 +1,4 @@
-"""One answer of a helper shell as it arrives: held for whoever reads it, bounded, and by its end a failure or not."""
+"""The answers of a helper shell as they arrive: told apart, held for whoever reads them, bounded, and failed or not."""
 
 import asyncio
 import secrets
@@ -10,7 +10,9 @@ from bastion.errors import FileFailed, RuntimeFailed
 from bastion.files import words
 
 HELD: Final = 512 * 1024  # bytes that wait for a reader before the container is held back
+KEPT: Final = 2 * 2**20  # bytes of an answer that wait for a reader while others are read; of all together twice that
 _WORDS_LIMIT: Final = 8192
+_STATUS: Final = 16  # bytes behind a mark
 SMALL: Final = 64 * 1024  # bytes of a short answer
 
 
@@ -155,3 +157,74 @@ class Answer:
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+
+class Answers:
+    """Those that are on their way, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Answer] = deque()
+        self.rest = b""  # what may be a mark that has begun, or was said by no helper
+        self._unread: list[Answer] = []
+
+    def expect(self, answer: Answer) -> None:
+        """Let those before it come in whole, with a bound on what all of them hold."""
+        if not answer.is_ahead:
+            self._unread = [other for other in self._unread if other.size]
+            held = sum(other.size for other in self._unread)
+            for other in self.waiting:
+                other.is_hurried = True
+                if other.keep == KEPT:
+                    other.keep = max(0, min(KEPT, 2 * KEPT - held))
+        self.waiting.append(answer)
+
+    def take(self, data: bytes) -> bytes:
+        """Share out what has come; return what nobody has asked for.
+
+        Raises:
+            ValueError: it is no answer.
+        """
+        while data and self.waiting:
+            data = self._share(self.waiting[0], data)
+        return data
+
+    def is_held_back(self) -> bool:
+        """Whether what comes has to wait for the reader of the first."""
+        return bool(self.waiting) and self.waiting[0].size > HELD and self._is_watched(self.waiting[0])
+
+    def end(self, error: RuntimeFailed) -> None:
+        """End all of them."""
+        while self.waiting:
+            self.waiting.popleft().end(error)
+
+    def _is_watched(self, answer: Answer) -> bool:
+        return all(other.is_ahead for other in self.waiting if other is not answer)
+
+    def _share(self, answer: Answer, data: bytes) -> bytes:
+        """Give an answer what is its own, and return what is the next one's."""
+        is_watched = self._is_watched(answer)
+        kept = len(answer.mark) - 1
+        if self.rest:
+            if len(data) > kept + _STATUS and answer.mark not in self.rest + data[:kept]:
+                answer.add(self.rest, is_watched=is_watched)
+            else:
+                data = self.rest + data
+            self.rest = b""
+        at = data.find(answer.mark)
+        if at < 0:
+            answer.add(memoryview(data)[:-kept], is_watched=is_watched)
+            self.rest = data[-kept:]
+            return b""
+        answer.add(memoryview(data)[:at], is_watched=is_watched)
+        begin = at + len(answer.mark)
+        end = data.find(b"\n", begin, begin + _STATUS)
+        if end < 0:
+            self.rest = data[at:]
+            if len(self.rest) >= len(answer.mark) + _STATUS:
+                raise ValueError(self.rest)
+            return b""
+        if answer.mark_found(data[begin:end]):
+            self.waiting.popleft()
+            if answer.size:
+                self._unread.append(answer)
+        return data[end + 1 :]

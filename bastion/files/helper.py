@@ -4,37 +4,22 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-import structlog
-
-from bastion.errors import ConnectionLost, RuntimeFailed
-from bastion.files.answers import HELD, SMALL, Answer
-from bastion.files.helper_script import BOOTSTRAP, SLOTS, script
+from bastion.errors import ConnectionLost, FileFailed, RuntimeFailed
+from bastion.files.answers import KEPT, SMALL, Answer, Answers
+from bastion.files.helper_script import BOOTSTRAP, SLOTS, script, written
 from bastion.model import STDIN, STDOUT, Data, Event, Exit, Name, Request, Target
 from bastion.runtimes import Exec, shell
 
 Run = Callable[[Target, Request], AbstractAsyncContextManager[Exec]]
 
-LIMIT: Final = 30.0  # seconds without a byte until a container is believed not to answer
-_KEPT: Final = (
-    2 * 2**20
-)  # bytes of an answer that are held for a reader who does not ask now; of all together twice that
 _PIECE: Final = 64 * 1024
-_STATUS: Final = 16  # bytes behind a mark
 _NOISE: Final = 64 * 1024  # bytes that a container may say before the script speaks
 _LEAVING: Final = 1.0
-
-_PLAIN: Final = re.compile(rb"(?!%)[ -\[\]-~]*")
-_SAFE: Final = frozenset(
-    b"/._-+,:@=~ " + bytes(range(0x30, 0x3A)) + bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B))
-)
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +34,7 @@ class Start:
     uid: str
     name: Name
     strict: bool = False
+    limit: float = 30.0  # seconds without a byte until the container is believed not to answer
 
     def request(self, number: int) -> Request:
         """Return the request for helper `number`; each has a uid of its own, for what ends one ends all of that uid.
@@ -71,7 +57,7 @@ async def started(start: Start, *, number: int = 0, own_server: bool = False) ->
     if target.shell is not None and shell.for_scripts(target.shell) != target.shell:
         target = replace(target, shell=None)
     async with start.run(target, start.request(number)) as program:
-        helper = Helper(program, target.container_name)
+        helper = Helper(program, target.container_name, start.limit)
         try:
             await helper.open(strict=start.strict, own_server=own_server)
             yield helper
@@ -86,7 +72,7 @@ class Helper:
     nothing can be asked. `umask`, `tools`, `root` and `home` are what the shell found; `slots` its free descriptors.
     """
 
-    def __init__(self, program: Exec, container: str) -> None:
+    def __init__(self, program: Exec, container: str, limit: float) -> None:
         self.server: str | None = None
         self.umask = 0o022
         self.tools: frozenset[str] = frozenset()
@@ -98,9 +84,9 @@ class Helper:
         self._program = program
         self._events = aiter(program)
         self._container = container
+        self._limit = limit
         self._key = secrets.token_hex(16)
-        self._queue: deque[Answer] = deque()
-        self._unread: list[Answer] = []
+        self._answers = Answers()
         self._rest = b""
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,12 +102,12 @@ class Helper:
 
     async def open(self, *, strict: bool, own_server: bool) -> None:
         """Send the script, and read what it has found."""
-        answer = Answer(LIMIT, _KEPT, _NOISE)
+        answer = Answer(self._limit, KEPT, _NOISE)
         words = ("server" if own_server else "-", "strict" if strict else "-")
         greeting = self._command(answer, "start", words, ())
-        self._queue.append(answer)
+        self._answers.expect(answer)
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(self._limit):
                 await self._program.send(Data(STDIN, script(self._key) + greeting))
                 while not answer.is_over:
                     event = await anext(self._events, None)
@@ -133,7 +119,15 @@ class Helper:
                             raise self.failure
         except TimeoutError as error:
             raise self._silent() from error
-        self._found((await answer.whole()).split(b"\0"))
+        try:
+            found = await answer.whole()
+        except FileFailed as error:
+            raise RuntimeFailed(
+                f"the container {self._container} has not the tools to read and write files with",
+                "its image needs stat and dd, as GNU's coreutils and busybox have them",
+                detail=error.detail,
+            ) from error
+        self._found(found.split(b"\0"))
         if self.server is None:
             if self._rest:
                 raise self._lost("it says more than was asked")
@@ -145,8 +139,8 @@ class Helper:
         *words: str | int,
         paths: Sequence[bytes] = (),
         payload: bytes | memoryview = b"",
-        limit: float = LIMIT,
-        keep: int = _KEPT,
+        limit: float | None = None,
+        keep: int = KEPT,
         most: int = SMALL,
         is_ahead: bool = False,
     ) -> Answer:
@@ -155,7 +149,7 @@ class Helper:
         Raises:
             RuntimeFailed: the helper is no more.
         """
-        answer = Answer(limit, keep, most, is_ahead=is_ahead)
+        answer = Answer(self._limit if limit is None else limit, keep, most, is_ahead=is_ahead)
         command = self._command(answer, operation, words, paths)
         task = asyncio.create_task(self._send(answer, command, payload))
         self._tasks.add(task)
@@ -163,7 +157,9 @@ class Helper:
         await asyncio.shield(task)  # one half of a command that were sent would be read with the next as one
         return answer
 
-    async def do(self, operation: str, *words: str | int, paths: Sequence[bytes] = (), limit: float = LIMIT) -> bytes:
+    async def do(
+        self, operation: str, *words: str | int, paths: Sequence[bytes] = (), limit: float | None = None
+    ) -> bytes:
         """Send a command, and return all of its short answer."""
         return await (await self.ask(operation, *words, paths=paths, limit=limit)).whole()
 
@@ -189,17 +185,15 @@ class Helper:
 
     def _command(self, answer: Answer, operation: str, words: Sequence[str | int], paths: Sequence[bytes]) -> bytes:
         line = " ".join((self._key, answer.token, operation, str(len(paths)), *map(str, words)))
-        return b"".join((line.encode(), b"\n", *(_written(path) + b"\n" for path in paths)))
+        return b"".join((line.encode(), b"\n", *(written(path) + b"\n" for path in paths)))
 
     async def _send(self, answer: Answer, command: bytes, payload: bytes | memoryview) -> None:
         async with self._sending:
             if self.failure is not None:
                 raise self.failure
-            if not answer.is_ahead:
-                self._make_way()
-            if not self._queue:
+            if not self._answers.waiting:
                 self._heard = asyncio.get_running_loop().time()
-            self._queue.append(answer)
+            self._answers.expect(answer)
             self._room.set()
             self._watch()
             if payload and len(payload) <= _PIECE:
@@ -209,14 +203,6 @@ class Helper:
                 await self._program.send(Data(STDIN, bytes(payload[at : at + _PIECE])))
                 self._heard = asyncio.get_running_loop().time()
 
-    def _make_way(self) -> None:
-        """Let the answer that is read come in whole, with a bound on what all of them hold."""
-        self._unread = [answer for answer in self._unread if answer.size]
-        for answer in self._queue:
-            answer.is_hurried = True
-            if answer.keep == _KEPT:
-                answer.keep = max(0, min(_KEPT, 2 * _KEPT - sum(other.size for other in self._unread)))
-
     async def _read(self) -> None:
         try:
             async for event in self._events:
@@ -225,9 +211,9 @@ class Helper:
                 self._take(event.payload)
                 if self.failure is not None:
                     return
-                while self._is_held_back():
+                while self._answers.is_held_back():
                     self._room.clear()
-                    self._queue[0].emptied = self._room.set
+                    self._answers.waiting[0].emptied = self._room.set
                     await self._room.wait()
                     self._heard = asyncio.get_running_loop().time()
             status = await self._program.wait()
@@ -236,55 +222,16 @@ class Helper:
             self._fail(error)
 
     def _take(self, payload: bytes) -> None:
-        """Share out what has come: the content of answers, and the marks behind it."""
         self._heard = asyncio.get_running_loop().time()
-        data = payload
         try:
-            while data and self._queue:
-                data = self._shared(self._queue[0], data)
+            left = self._answers.take(payload)
         except ValueError:
             self._fail(self._lost("it answers what no helper answers"))
             return
-        if data:
-            self._rest = data
-            if self._pump is not None:
-                self._fail(self._lost("it answers what was not asked"))
-
-    def _shared(self, answer: Answer, data: bytes) -> bytes:
-        """Give an answer what is its own, and return what is the next one's; the rest may be a mark that has begun."""
-        is_watched = all(other.is_ahead for other in self._queue if other is not answer)
-        kept = len(answer.mark) - 1
-        if self._rest:
-            seam = self._rest + data[: kept + _STATUS]
-            if answer.mark not in seam and len(data) > kept + _STATUS:
-                answer.add(self._rest, is_watched=is_watched)
-            else:
-                data = self._rest + data
-            self._rest = b""
-        at = data.find(answer.mark)
-        if at < 0:
-            answer.add(memoryview(data)[:-kept], is_watched=is_watched)
-            self._rest = data[-kept:]
-            return b""
-        answer.add(memoryview(data)[:at], is_watched=is_watched)
-        begin = at + len(answer.mark)
-        end = data.find(b"\n", begin, begin + _STATUS)
-        if end < 0:
-            self._rest = data[at:]
-            if len(self._rest) >= len(answer.mark) + _STATUS:
-                raise ValueError(self._rest)
-            return b""
-        if answer.mark_found(data[begin:end]):
-            self._queue.popleft()
-            if answer.size:
-                self._unread.append(answer)
-        return data[end + 1 :]
-
-    def _is_held_back(self) -> bool:
-        """Whether the container has to wait for the reader of the answer that is coming."""
-        if self.failure is not None or not self._queue or self._queue[0].size <= HELD:
-            return False
-        return all(other.is_ahead for other in self._queue if other is not self._queue[0])
+        if left and self._pump is None:
+            self._rest = left
+        elif left:
+            self._fail(self._lost("it answers what was not asked"))
 
     def _found(self, said: Sequence[bytes]) -> None:
         """Take what the script has found."""
@@ -301,18 +248,18 @@ class Helper:
 
     def _watch(self) -> None:
         """See to it that an answer which does not come is not waited for for ever."""
-        if self._timer is None and self._queue:
-            due = self._heard + self._queue[0].limit
+        if self._timer is None and self._answers.waiting:
+            due = self._heard + self._answers.waiting[0].limit
             self._timer = asyncio.get_running_loop().call_at(due, self._look)
 
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        if not self._queue or self.failure is not None:
+        if not self._answers.waiting or self.failure is not None:
             return
-        if self._is_held_back():
+        if self._answers.is_held_back():
             self._heard = now
-        elif now >= self._heard + self._queue[0].limit:
+        elif now >= self._heard + self._answers.waiting[0].limit:
             self._fail(self._silent())
             return
         self._watch()
@@ -323,8 +270,7 @@ class Helper:
             return
         self.failure = error
         self._over.set()
-        while self._queue:
-            self._queue.popleft().end(error)
+        self._answers.end(error)
         self._room.set()
         if self._pump is not None and self._pump is not asyncio.current_task():
             self._pump.cancel()
@@ -360,10 +306,3 @@ class _Handed:
 
     async def wait(self) -> Exit:
         return await self._program.wait()
-
-
-def _written(path: bytes) -> bytes:
-    """Return a path as a line: as it is, or in the escapes that `printf %b` takes."""
-    if _PLAIN.fullmatch(path):
-        return path
-    return b"%" + b"".join(bytes((byte,)) if byte in _SAFE else b"\\0%03o" % byte for byte in path)
