@@ -25,7 +25,7 @@ class Mover:
     name: str
     fetch: Callable[[str, Path], list[str]]
     send: Callable[[Path, str], list[str]]
-    list: list[str] | None = None
+    listing: list[str] | None = None
 
 
 @contextmanager
@@ -73,8 +73,8 @@ def send(mover: Mover, folder: Path) -> float:
 
 def listing(mover: Mover, _folder: Path) -> float:
     """Return the seconds of an `ls -l` of a folder of 10,000 files."""
-    assert mover.list is not None
-    return _seconds(mover.list)
+    assert mover.listing is not None
+    return _seconds(mover.listing)
 
 
 def _ssh(name: str, contender: Contender, user: str, folder: Path) -> Mover:
