@@ -88,7 +88,7 @@ def _write_configuration(state: Path, port: int) -> None:
         "[[grants]]",
         f'users = ["{_USER}"]',
         'stacks = ["*"]',
-        'allow = ["shell", "exec"]',
+        'allow = ["shell", "exec", "files:read", "files:write"]',
     ]
     (state / "bastion.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
