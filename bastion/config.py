@@ -229,6 +229,7 @@ class StackSettings(_Section):
     context: str | None = Field(default=None, min_length=1, description="a context other than [kubernetes] context")
     namespace: str | None = Field(default=None, description="None: the namespace of the stack's name")
     toolbox: str | None = Field(default=None, min_length=1, description="image for containers without a shell")
+    archive: bool = Field(default=False, description="files by the engine's archive API, where nothing else works")
     listen: str | None = Field(default=None, description="connections to this local address mean this stack")
     user: str | None = Field(default=None, description="the container user that programs run as")
     shell: str | None = Field(default=None, description="absolute path of the shell in its containers")
@@ -374,6 +375,13 @@ class Settings(BaseSettings):
             place = (self.engine_of(entry.name), entry.namespace or entry.name)
             if place[0].startswith(KUBERNETES) and mapped.setdefault(place, entry.name) != entry.name:
                 raise ValueError(f"stacks: {mapped[place]} and {entry.name} are both the namespace {place[1]}")
+        return self
+
+    @model_validator(mode="after")
+    def _archives_are_of_docker(self) -> "Settings":
+        for entry in self.stacks:
+            if entry.archive and self.engine_of(entry.name).startswith(KUBERNETES):
+                raise ValueError(f"stacks: {entry.name} has archive, which is for stacks of docker")
         return self
 
     @property

@@ -53,7 +53,8 @@ def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
     stacks = [entry for entry in settings.stacks if settings.engine_of(entry.name) == engine]
     toolboxes = {entry.name: entry.toolbox for entry in stacks if entry.toolbox}
     if not engine.startswith(KUBERNETES):
-        return {"host": engine, "toolboxes": toolboxes}
+        archives = frozenset(entry.name for entry in stacks if entry.archive)
+        return {"host": engine, "toolboxes": toolboxes, "archives": archives}
     return {
         "kubeconfig": settings.kubernetes.kubeconfig if settings.kubernetes else None,
         "context": engine.removeprefix(KUBERNETES) or None,

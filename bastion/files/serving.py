@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bastion.errors import RuntimeFailed
+from bastion.errors import NoShell, RuntimeFailed
 from bastion.files import Files
+from bastion.files.archive import by_archive
 from bastion.files.helper import Start, started
 from bastion.files.recorded import RecordedFiles
 from bastion.files.scp import parse_scp, serve_scp
@@ -15,6 +16,7 @@ from bastion.files.sftp import serve_sftp
 from bastion.files.shell_files import ShellFiles
 from bastion.model import Channel, Exit, FileAccess, Record, Request, Target
 from bastion.runtimes import Exec, Runtime
+from bastion.runtimes.beside import NOWHERE
 from bastion.sessions import LiveSession
 
 SFTP: Final = "sftp"
@@ -60,7 +62,22 @@ async def reach(runtime: Runtime, target: Target, request: Request, access: File
     start = Start(runtime.exec, target, request.uid, request.name, strict=not access.is_whole)
     async with AsyncExitStack() as stack:
         own_server = access.is_whole and request.kind == "subsystem" and not _is_drafted(request)
-        helper = await stack.enter_async_context(started(start, own_server=own_server))
+        try:
+            helper = await stack.enter_async_context(started(start, own_server=own_server))
+        except NoShell:
+            if (archive := runtime.archive(target)) is None:
+                raise
+        else:
+            archive = None
+        if archive is not None:
+            by_engine = await by_archive(archive, target.user)
+            yield Reached(by_engine.way, by_engine, over=archive.over)
+            return
+        if helper.root == NOWHERE.encode():
+            raise RuntimeFailed(
+                f"a toolbox beside {target.container_name} may not open its files",
+                "that takes the container's own user, or SYS_PTRACE",
+            )
         if helper.server is not None:
             yield Reached(f"the image's own {helper.server}", program=helper.program)
             return

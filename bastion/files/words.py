@@ -55,14 +55,25 @@ _UNKNOWN_OPTION: Final = ("unrecognized option", "invalid option", "unknown opti
 def failed(text: bytes) -> FileFailed:
     """Return the failure that a tool's words stand for; of several lines the first counts that is known by its end."""
     said = text[:_READ].decode(errors="replace")
-    detail = ascii(said.strip()[:_DETAIL_LIMIT])[1:-1]
-    for line in said.splitlines():
-        heard = line.lower().rstrip(" .")
-        for endings, kind, words, hint in _ENDINGS:
-            if heard.endswith(endings):
-                return FileFailed(words, hint, detail=detail, kind=kind)
+    if (failure := known(said)) is not None:
+        return failure
+    detail = _detail(said)
     if any(word in said.lower() for word in _UNKNOWN_OPTION):
         return FileFailed("not possible with the container's tools", detail=detail, kind="unsupported")
     lines = [line for line in said.splitlines() if line.strip()]
     words = ascii(lines[0].strip()[:_PUBLIC_LIMIT])[1:-1] if lines else "the container's tools say no more than no"
     return FileFailed(words, detail=detail)
+
+
+def known(said: str) -> FileFailed | None:
+    """Return the failure that the first line with an end we know stands for; None when there is none."""
+    for line in said.splitlines():
+        heard = line.lower().rstrip(" .")
+        for endings, kind, words, hint in _ENDINGS:
+            if heard.endswith(endings):
+                return FileFailed(words, hint, detail=_detail(said), kind=kind)
+    return None
+
+
+def _detail(said: str) -> str:
+    return ascii(said.strip()[:_DETAIL_LIMIT])[1:-1]

@@ -13,8 +13,9 @@ Contract, proved by tests/runtimes over every adapter:
   it back, and leaving the context closes it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from bastion.errors import RuntimeFailed
@@ -62,6 +63,57 @@ class Connection(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an engine says of one path: st_mode, and where a symbolic link leads to, all links followed."""
+
+    mode: int
+    size: int
+    modified: int
+    target: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a container: whom its programs run as, in its own words, the folder they start in, and what no archive has.
+
+    `unseen` are folders with a file system of their own, such as /proc and every tmpfs: the engine reads and writes
+    what lies hidden beneath them.
+    """
+
+    user: str
+    folder: bytes
+    unseen: tuple[bytes, ...]
+
+
+class Archive(Protocol):
+    """The files of a container by its engine's own hand: as root, asking none of the container's permissions.
+
+    Paths are absolute; symbolic links in them are followed inside the container, but for the last name. Every method
+    may raise FileFailed, with the engine's own words as its `detail`, and RuntimeFailed.
+    """
+
+    async def bounds(self) -> Bounds:
+        """Return what there is to know before anything is done."""
+        ...
+
+    async def look(self, path: bytes) -> Look | None:
+        """Return what is at a path; None when nothing is."""
+        ...
+
+    def get(self, path: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Read a file, or a folder with all that is in it, as a tar; a slow reader holds the engine back."""
+        ...
+
+    async def put(self, folder: bytes, tar: Iterable[bytes]) -> None:
+        """Unpack a tar in a folder. A file that is there is replaced, and what failed half-way may be half there."""
+        ...
+
+    async def over(self) -> RuntimeFailed:
+        """Wait until the container ends or is paused, and return that as the failure it is."""
+        ...
+
+
 class Runtime(Protocol):
     """A Docker Engine, a Kubernetes cluster, or the demo's local processes."""
 
@@ -105,6 +157,10 @@ class Runtime(Protocol):
         Raises:
             RuntimeFailed: nothing listens there, or this container gives no way to dial.
         """
+        ...
+
+    def archive(self, target: Target) -> Archive | None:
+        """Return the target's files by the engine's own hand, where it has one and the stack lets it be used."""
         ...
 
     async def faults(self) -> list[RuntimeFailed]:

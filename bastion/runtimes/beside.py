@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-_NOWHERE: Final = "/proc/0/root"  # no process has this number: nothing is ever found there
+NOWHERE: Final = "/proc/0/root"  # no process has this number: nothing is ever found there
 _OPEN: Final = re.compile(rb"/proc/[1-9][0-9]{0,9}/root")
 _FIRST_TOLD: Final = re.compile(rb"(bash|sh) ([0-9]{1,10}) ([0-9]{1,10})")
 _ACCOUNT_TOLD: Final = re.compile(rb"([0-9]{1,10}) ([0-9]{1,10})")
@@ -84,7 +84,7 @@ def files(told: bytes) -> Files:
     """Read what `rooting` printed; where the files cannot be had the root is a folder that never is."""
     told = told.strip()
     folder = told.decode() if _OPEN.fullmatch(told) else ""
-    return Files(folder, folder or _NOWHERE)
+    return Files(folder, folder or NOWHERE)
 
 
 def note(container: str, told: bytes) -> str:

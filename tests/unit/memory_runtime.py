@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from bastion.errors import RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Request, Target
+from bastion.runtimes import Archive
 from bastion.runtimes.dialling import SocketConnection, by_socket
 
 
@@ -70,6 +71,9 @@ class MemoryRuntime:
     async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[SocketConnection]:
         async with by_socket(host, port, target.container_name) as connection:
             yield connection
+
+    def archive(self, target: Target) -> Archive | None:
+        return None
 
     async def faults(self) -> list[RuntimeFailed]:
         await self.ping()

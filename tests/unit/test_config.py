@@ -178,6 +178,14 @@ def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[[stacks]]\nname = 'a'\nnamespace = 'Prod'", "stacks[0].namespace: is no namespace: lower-case letters"),
         ("[[stacks]]\nname = 'a'\nnamespace = '../x'", "stacks[0].namespace: is no namespace"),
         ("[[stacks]]\nname = 'a'\ncontext = ''", "stacks[0].context: must not be empty"),
+        (
+            "[[stacks]]\nname = 'a'\nruntime = 'kubernetes'\narchive = true",
+            "stacks: a has archive, which is for stacks of docker",
+        ),
+        (
+            "[kubernetes]\n[[stacks]]\nname = 'a'\narchive = true",
+            "stacks: a has archive, which is for stacks of docker",
+        ),
         ("[[stacks]]\nname = 'a'\ntoolbox = ''", "stacks[0].toolbox: must not be empty"),
         (
             "[[stacks]]\nname = 'a'\nruntime = 'docker'\nnamespace = 'b'",

@@ -1,7 +1,7 @@
 """The Docker runtime: names become containers, requests become execs, and nothing is left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import Final
@@ -11,6 +11,7 @@ from bastion.model import Request, Target
 from bastion.runtimes import Exec
 from bastion.runtimes.dialling import ExecConnection, by_exec
 from bastion.runtimes.docker import targets
+from bastion.runtimes.docker.archive import Archives, DockerArchive
 from bastion.runtimes.docker.engine import Engine
 from bastion.runtimes.docker.programs import Programs
 from bastion.runtimes.docker.toolbox import Toolboxes, missing
@@ -23,7 +24,8 @@ _IDLE: Final = 120.0  # seconds that a toolbox waits for its next session
 class DockerRuntime:
     """A Docker Engine, 20.10 or later, at unix:///PATH or tcp://HOST:PORT.
 
-    `toolboxes` are the stacks' images for containers without a shell, kept for `toolbox_idle` seconds without sessions.
+    `toolboxes` are the stacks' images for containers without a shell, kept for `toolbox_idle` seconds without sessions;
+    `archives` are the stacks whose files may be had by the engine's archive API.
 
     Raises:
         ConfigurationError: the address is of another kind.
@@ -36,8 +38,11 @@ class DockerRuntime:
         name: str = "docker",
         toolboxes: Mapping[str, str] = _NONE,
         toolbox_idle: float = _IDLE,
+        archives: Collection[str] = (),
     ) -> None:
         self.name = name
+        self._with_archive = frozenset(archives)
+        self._archives: Archives | None = None
         self._images = dict(toolboxes)
         self._engine = Engine(host)
         self._watch = Watch(self._engine.endpoint, self._running)
@@ -81,6 +86,14 @@ class DockerRuntime:
         async with by_exec(self.exec, target, host, port) as connection:
             yield connection
 
+    def archive(self, target: Target) -> DockerArchive | None:
+        """Return the target's files by the engine's archive API, where its stack says so; see the port."""
+        if target.stack not in self._with_archive:
+            return None
+        if self._archives is None:
+            self._archives = Archives(self._engine, self._watch)
+        return self._archives.of(target)
+
     async def faults(self) -> list[RuntimeFailed]:
         """Name the toolbox images that are not there; see the port."""
         found = []
@@ -101,6 +114,8 @@ class DockerRuntime:
         await self._programs.close()
         await self._toolboxes.close()
         await self._watch.close()
+        if self._archives is not None:
+            await self._archives.close()
         self._engine.close()
 
     async def _list(self) -> list[targets.Place]:

@@ -9,6 +9,7 @@ import docker
 import docker.errors
 
 from bastion.errors import ContainerEnded, RuntimeFailed
+from bastion.model import Target
 from bastion.runtimes import shell
 from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint, unreachable
 from bastion.runtimes.docker.stream import ExecStream, StartRefused, StreamBroken
@@ -153,6 +154,23 @@ def status(error: RuntimeFailed) -> int:
     """Return the status of the engine's answer that `refusal` made this of; 0 when there was none."""
     word = error.detail.partition(" ")[0]
     return int(word) if word.isdecimal() else 0
+
+
+async def running(engine: Engine, target: Target) -> Mapping[str, Any]:
+    """Return what the engine says of a target's container.
+
+    Raises:
+        ContainerEnded: it is gone, stopped, restarting or paused.
+    """
+    described: Mapping[str, Any] = await engine.ask("inspect_container", target.container_id)
+    state = described.get("State") or {}
+    word = "paused" if state.get("Paused") else "restarting" if state.get("Restarting") else ""
+    if word or not state.get("Running"):
+        raise ContainerEnded(
+            f"the container {target.container_name} is {word or 'not running'}",
+            "connect again when its service is back",
+        )
+    return described
 
 
 async def _tick(stream: ExecStream) -> None:

@@ -13,7 +13,7 @@ import structlog
 from bastion.errors import ContainerEnded, NoShell, RuntimeFailed
 from bastion.model import Target
 from bastion.runtimes import beside
-from bastion.runtimes.docker.engine import CONFLICT, GONE, Engine, status
+from bastion.runtimes.docker.engine import CONFLICT, GONE, Engine, running, status
 from bastion.runtimes.docker.targets import TOOLBOX, is_toolbox
 
 NOBODY: Final = "65534:65534"
@@ -151,8 +151,8 @@ class Toolboxes:
 
     async def _started(self, name: str, target: Target, image: str) -> Toolbox:
         for _ in range(_TRIES):
-            described = await self._engine.ask("inspect_container", target.container_id)
-            _admit(target, described)
+            described = await running(self._engine, target)
+            _refuse_shared(target, described)
             details = await self._inspect(name)
             if details is None:
                 await self._make(name, target, image, described)
@@ -182,7 +182,7 @@ class Toolboxes:
         try:
             await self._engine.ask("start", name)
         except RuntimeFailed as error:
-            _admit(target, await self._engine.ask("inspect_container", target.container_id))
+            await running(self._engine, target)
             if status(error) in (GONE, CONFLICT):  # another bastion removed it
                 return
             await self._remove(name)
@@ -227,14 +227,8 @@ def missing(image: str, stack: str, detail: str = "") -> RuntimeFailed:
     )
 
 
-def _admit(target: Target, described: Mapping[str, Any]) -> None:
-    """Refuse a target that does not run, or whose first process is not its own."""
-    state = described.get("State") or {}
-    word = "paused" if state.get("Paused") else "restarting" if state.get("Restarting") else "not running"
-    if word != "not running" or not state.get("Running"):
-        raise ContainerEnded(
-            f"the container {target.container_name} is {word}", "connect again when its service is back"
-        )
+def _refuse_shared(target: Target, described: Mapping[str, Any]) -> None:
+    """Refuse a target whose first process is not its own."""
     if (described.get("HostConfig") or {}).get("PidMode", "") not in _OWN_PROCESSES:
         raise NoShell(
             f"{target.container_name} has no shell, and no toolbox can be beside it: it shares others' processes",

@@ -116,6 +116,9 @@ class KubernetesRuntime:
             return forward(self._cluster, str(target.namespace), str(target.pod_name), port)
         return by_exec(self.exec, target, host, port)
 
+    def archive(self, target: Target) -> None:
+        """Return None: a cluster reads no files of its pods."""
+
     async def faults(self) -> list[RuntimeFailed]:
         """Name the rights that the bastion lacks in each namespace of a configured stack, or else in its own."""
         namespaces = sorted(set(self._namespaces.values()))

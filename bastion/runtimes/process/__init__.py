@@ -90,6 +90,9 @@ class ProcessRuntime:
         async with by_socket(host, port, target.container_name) as connection:
             yield connection
 
+    def archive(self, target: Target) -> None:
+        """Return None: there is no engine."""
+
     async def faults(self) -> list[RuntimeFailed]:
         """Find none: what answers can run sessions."""
         return []
