@@ -27,6 +27,11 @@ class Judge:
         asked = patterns[right] if right != "see" else (*self.access.read, *self.access.write)
         return True if "/**" in asked else None if asked else False
 
+    @property
+    def depends_on_paths(self) -> bool:
+        """Whether something may be read or written at one path and not at another."""
+        return None in (self.verdict("read"), self.verdict("write"))
+
     def allows(self, right: Right, path: bytes) -> bool:
         """Tell whether the path may be seen, read or written."""
         return {"see": self.may_see, "read": self.may_read, "write": self.may_write}[right](path)

@@ -178,6 +178,7 @@ class RecordedFiles:
     ) -> bytes:
         """Return the path to do it at, absolute, and the real one where anything depends on it, or `resolve` is set.
 
+        Where some paths are allowed and others not, it is always the real one: the way to the files may take no other.
         `follow` goes through a last symbolic link. `other` judges the operation's other path. Nothing is put on record
         for a `quiet` one that cannot be judged, because the path is too long for example.
 
@@ -188,7 +189,7 @@ class RecordedFiles:
         path = self.home.rstrip(b"/") + b"/" + asked if not asked.startswith(b"/") else asked
         verdicts = {self._judge.verdict(right) for right in rights}
         if False not in verdicts:
-            if verdicts == {True} and not resolve:
+            if verdicts == {True} and not resolve and not self._judge.depends_on_paths:
                 self._journal.is_alive()
                 return path
             work = self._resolve(path, follow=follow)

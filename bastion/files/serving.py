@@ -8,6 +8,7 @@ from typing import Final
 
 from bastion.errors import NoShell, RuntimeFailed
 from bastion.files import Files
+from bastion.files.access import Judge
 from bastion.files.archive import by_archive
 from bastion.files.helper import Start, started
 from bastion.files.recorded import RecordedFiles
@@ -59,7 +60,7 @@ async def reach(runtime: Runtime, target: Target, request: Request, access: File
     Raises:
         RuntimeFailed: there is none; says what would help.
     """
-    start = Start(runtime.exec, target, request.uid, request.name, strict=not access.is_whole)
+    start = Start(runtime.exec, target, request.uid, request.name, strict=Judge(access).depends_on_paths)
     async with AsyncExitStack() as stack:
         own_server = access.is_whole and request.kind == "subsystem" and not _is_drafted(request)
         try:

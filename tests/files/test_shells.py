@@ -10,12 +10,15 @@ import pytest
 
 from bastion.errors import FileFailed, RuntimeFailed
 from bastion.files import Changes, Mode
+from bastion.files.access import Judge
 from bastion.files.helper import started
+from bastion.files.recorded import RecordedFiles
 from bastion.files.shell_files import ShellFiles
-from bastion.model import STDIN, Data
+from bastion.model import STDIN, Data, FileAccess
 from tests.files.place import BOTH, PATCH, READ, WRITE
 from tests.files.shells import SHELLS, Shells, here
 from tests.runtimes.world import look_here, read_until
+from tests.unit.recorded_house import get, house, listed
 
 
 @pytest.fixture(params=SHELLS)
@@ -233,3 +236,22 @@ async def test_strict(shells: Shells) -> None:
         assert (await file.stat()).mode == 0o100640
         await file.close()
     assert look_here(f"cd {shells.folder}/outside && stat -c '%n %s %a %Y %u' . * && cat file") == before
+
+
+@pytest.mark.parametrize("write", [(), ("/tmp/somewhere-else/**",)])
+async def test_limited_rights(shells: Shells, write: tuple[str, ...]) -> None:
+    """Where rights end at folders, what may be read by its real path is read by a link, too."""
+    (shells.folder / "folder").mkdir()
+    (shells.folder / "folder/file").write_bytes(b"content")
+    (shells.folder / "link").symlink_to("folder")
+    for read in ("/**", f"{shells.folder}/**"):
+        access = FileAccess((read,), write)
+        shells.strict = Judge(access).depends_on_paths
+        inside = house()
+        async with shells.files() as files, RecordedFiles(files, access, inside.live, inside.record) as recorded:
+            path = os.fsencode(shells.folder) + b"/link/file"
+            assert await get(recorded, path) == b"content"
+            assert (await recorded.stat(path, follow=False)).size == 7
+            assert b"file" in {entry.name for entry in await listed(recorded, path.rpartition(b"/")[0])}
+            with pytest.raises(FileFailed):
+                await recorded.open(path, WRITE)
