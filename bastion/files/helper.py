@@ -9,10 +9,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bastion.errors import ConnectionLost, FileFailed, RuntimeFailed
+from bastion.errors import ConnectionLost, FileFailed, NoShell, RuntimeFailed
 from bastion.files.answers import KEPT, SMALL, Answer, Answers
+from bastion.files.handed import Handed
 from bastion.files.helper_script import BOOTSTRAP, SLOTS, script, written
-from bastion.model import STDIN, STDOUT, Data, Event, Exit, Name, Request, Target
+from bastion.model import STDIN, STDOUT, Data, Name, Request, Target
 from bastion.runtimes import Exec, shell
 
 Run = Callable[[Target, Request], AbstractAsyncContextManager[Exec]]
@@ -50,8 +51,8 @@ async def started(start: Start, *, number: int = 0, own_server: bool = False) ->
     """Start a helper, or, with `own_server`, the image's own sftp-server when it has one: see `Helper.server`.
 
     Raises:
-        NoShell: the container has no shell.
-        RuntimeFailed: it has not the tools, says which, or does not answer.
+        NoShell: the container has no shell, or not the tools.
+        RuntimeFailed: it does not answer.
     """
     target = start.target
     if target.shell is not None and shell.for_scripts(target.shell) != target.shell:
@@ -98,7 +99,7 @@ class Helper:
     @property
     def program(self) -> Exec:
         """The image's own sftp-server, with what it has said already."""
-        return _Handed(self._program, self._rest, self._events)
+        return Handed(self._program, self._rest, self._events)
 
     async def open(self, *, strict: bool, own_server: bool) -> None:
         """Send the script, and read what it has found."""
@@ -122,7 +123,7 @@ class Helper:
         try:
             found = await answer.whole()
         except FileFailed as error:
-            raise RuntimeFailed(
+            raise NoShell(
                 f"the container {self._container} has not the tools to read and write files with",
                 "its image needs stat and dd, as GNU's coreutils and busybox have them",
                 detail=error.detail,
@@ -154,7 +155,11 @@ class Helper:
         task = asyncio.create_task(self._send(answer, command, payload))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)  # one half of a command that were sent would be read with the next as one
+        try:
+            await asyncio.shield(task)  # one half of a command that were sent would be read with the next as one
+        except asyncio.CancelledError:
+            answer.abandon()
+            raise
         return answer
 
     async def do(
@@ -284,25 +289,3 @@ class Helper:
         return RuntimeFailed(
             f"the container {self._container} does not answer", "is it overloaded, or its disk or file server gone?"
         )
-
-
-class _Handed:
-    """A program whose first words have been read already."""
-
-    def __init__(self, program: Exec, rest: bytes, events: AsyncIterator[Event]) -> None:
-        self._program = program
-        self._rest = rest
-        self._events = events
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        if self._rest:
-            rest, self._rest = self._rest, b""
-            yield Data(STDOUT, rest)
-        async for event in self._events:
-            yield event
-
-    async def send(self, event: Event) -> None:
-        await self._program.send(event)
-
-    async def wait(self) -> Exit:
-        return await self._program.wait()

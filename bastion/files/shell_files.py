@@ -38,7 +38,7 @@ class ShellFiles:
         self._number = 0
         self._open = 0
         self._growing = asyncio.Lock()
-        self._stack = AsyncExitStack()
+        self._stacks: list[AsyncExitStack] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -46,7 +46,7 @@ class ShellFiles:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        await asyncio.gather(*(stack.aclose() for stack in self._stacks), return_exceptions=True)
 
     async def real_path(self, path: bytes) -> bytes:
         """Return the absolute path without symbolic links; see the port."""
@@ -147,12 +147,23 @@ class ShellFiles:
             self._helpers = [helper for helper in self._helpers if helper is self._first or helper.failure is None]
             free = [helper for helper in self._helpers if helper.slots]
             if not free:
-                self._number += 1
-                helper = await self._stack.enter_async_context(started(self._start, number=self._number))
-                self._helpers.append(helper)
-                free = [helper]
+                free = [await self._further()]
             chosen = max(free, key=lambda helper: len(helper.slots))
             return chosen, chosen.slots.pop()
+
+    async def _further(self) -> Helper:
+        """Start one more helper."""
+        self._number += 1
+        stack = AsyncExitStack()
+        self._stacks.append(stack)
+        try:
+            helper = await stack.enter_async_context(started(self._start, number=self._number))
+        except RuntimeFailed as error:
+            raise FileFailed(
+                "too many open files: the container gives no shell to hold more", detail=error.detail or error.public
+            ) from error
+        self._helpers.append(helper)
+        return helper
 
     async def _released(self, helper: Helper | None, slot: int, *, close: bool) -> None:
         """Give a descriptor back, closed."""

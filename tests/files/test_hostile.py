@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bastion.errors import BastionError, FileFailed, RuntimeFailed
+from bastion.errors import BastionError, FileFailed, NoShell, RuntimeFailed
 from bastion.files import Changes, stat_lines
 from bastion.files.helper import started
 from tests.files.place import BOTH, READ, WRITE
@@ -43,7 +43,7 @@ async def test_missing_tools(shells: Shells) -> None:
         "dd": 'for word; do case $word in iflag=*) echo "dd: invalid argument" >&2; exit 1 ;; esac; done; exec dd "$@"',
     }.items():
         shells.tool(tool, script)
-        with pytest.raises(RuntimeFailed, match="has not the tools") as failed:
+        with pytest.raises(NoShell, match="has not the tools") as failed:
             async with started(shells.start()):
                 pass
         assert failed.value.detail.startswith(tool)
