@@ -141,8 +141,23 @@ do_get() {
     text=$(dd bs="$c" skip="$d" count="$e" iflag=fullblock 2>&1 >&9 <&"$a")
 }
 
-# $b: as above, or >> to write at the end; $c: how many bytes come; $d: how many are skipped before. After a failure
-# nothing more is written there until it is opened anew: what was sent ahead would come to a wrong place.
+# Read $c bytes $1 times that nobody takes: else they would be read as commands. $text has the words of a dd before.
+sink() {
+    said=$text
+    count=$1
+    case $said in
+    *'+0 records in'*)
+        said=${said%%'+0 records in'*}
+        count=$((count - ${said##*"$nl"}))
+        ;;
+    esac
+    [ "$count" = 0 ] && return
+    case $nl$(dd bs="$c" count="$count" iflag=fullblock 2>&1 >/dev/null) in *"$nl$count+0 records in"*) return ;; esac
+    exit 1
+}
+
+# $b: as above, or >> to write at the end; $c: size of a block; $d: bytes that are skipped before; $e: blocks that come.
+# After a failure nothing more is written there until it is opened anew: what was sent ahead would come elsewhere.
 do_put() {
     case $b in
     -) eval "text=\$bad$a" && [ -z "$text" ] ;;
@@ -151,16 +166,19 @@ do_put() {
     esac && { [ "$d" = 0 ] || text=$(dd bs=1 seek="$d" count=0 conv=notrunc 2>&1 >&"$a" </dev/null); }
     if [ $? != 0 ]; then
         eval "bad$a=\${text:-x}"
-        case $(dd bs="$c" count=1 iflag=fullblock 2>&1 >/dev/null) in '1+0 records in'*) return 1 ;; esac
-        exit 1
+        text=
+        sink "$e"
+        eval "text=\$bad$a"
+        return 1
     fi
     eval "bad$a="
     case $b in
-    '>>') text=$(dd bs="$c" count=1 iflag=fullblock 2>&1 >>"/proc/self/fd/$a") ;;
-    *) text=$(dd bs="$c" count=1 iflag=fullblock 2>&1 >&"$a") ;;
-    esac || eval "bad$a=\${text:-x}"
-    case $nl$text in *"${nl}1+0 records in"*) ;; *) exit 1 ;; esac
-    eval "[ -z \"\$bad$a\" ]"
+    '>>') text=$(dd bs="$c" count="$e" iflag=fullblock 2>&1 >>"/proc/self/fd/$a") ;;
+    *) text=$(dd bs="$c" count="$e" iflag=fullblock 2>&1 >&"$a") ;;
+    esac && case $nl$text in *"$nl$e+0 records in"*) return ;; esac
+    eval "bad$a=\${text:-x}"
+    sink "$e"
+    return 1
 }
 
 do_sync() { text=$(dd if=/dev/null conv=notrunc,fsync 2>&1 >&"$a"); }

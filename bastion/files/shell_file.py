@@ -208,7 +208,8 @@ class ShellFile:
             how, skip = "<>", offset
         else:
             skip = offset - position
-        answer = await self._helper.ask("put", self._slot, how, len(piece), skip, payload=piece)
+        blocks = _blocks(len(piece))
+        answer = await self._helper.ask("put", self._slot, how, len(piece) // blocks, skip, blocks, payload=piece)
         self._position = offset + len(piece)
         return answer
 
@@ -236,6 +237,14 @@ class ShellFile:
     def _give_up(self) -> None:
         while self._chunks:
             self._chunks.popleft().answer.abandon()
+
+
+def _blocks(length: int) -> int:
+    """Return how many blocks a piece is written in: as many as divide it, so that reading and writing overlap."""
+    for blocks in range(-(-length // _BLOCK), length // _SMALL_BLOCK + 1):
+        if length % blocks == 0:
+            return blocks
+    return 1
 
 
 def _now() -> float:
