@@ -1,5 +1,6 @@
 """Files: scp and sftp through the bastion, `docker cp`, and OpenSSH's sftp-server in the same container behind sshd."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ def movers(engine: Engine, every: list[Contender], folder: Path) -> Iterator[lis
             engine.docker(
                 "exec", container, "sh", "-c", "mkdir -p /tmp/many; cd /tmp/many; seq -f log-%g.txt 10000 | xargs touch"
             )
+        (folder / "sent").write_bytes(os.urandom(SIZE))
         (folder / "list").write_text("ls -l /tmp/many\n")
         at = {one.name: one for one in every}
         yield [
@@ -68,7 +70,7 @@ def fetch(mover: Mover, folder: Path) -> float:
 
 def send(mover: Mover, folder: Path) -> float:
     """Return MiB/s of 256 MiB of random bytes into the container."""
-    return SIZE / MIB / _seconds(mover.send(folder / "fetched", "/tmp/sent"))
+    return SIZE / MIB / _seconds(mover.send(folder / "sent", "/tmp/sent"))
 
 
 def listing(mover: Mover, _folder: Path) -> float:

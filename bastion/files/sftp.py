@@ -1,6 +1,7 @@
 """The server of SFTP version 3: requests come in, are carried out one after another in the container, and answered."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 from bastion.errors import FileFailed, FileRefused, Malformed
@@ -47,6 +48,16 @@ async def serve_sftp(channel: Channel, files: Files, *, links_as_drafted: bool =
         telling.tell(path, error)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What WRITEs that follow one another write, as one; `numbers` are theirs."""
+
+    handle: bytes
+    offset: int
+    content: bytes
+    numbers: list[int]
+
+
 class _Conversation:
     """Takes the requests in their order and sends the answers in the same."""
 
@@ -65,6 +76,7 @@ class _Conversation:
         self._files = files
         self._handles = handles
         self._telling = telling
+        self._writing: asyncio.Task[bytes] | None = None
         self._extensions = Extensions(files, handles)
         self._by_kind = {
             **Answers(files, handles, links_as_drafted=links_as_drafted).by_kind,
@@ -80,19 +92,47 @@ class _Conversation:
             raise Malformed("the client does not begin with SFTP's INIT")
         first.number()  # the version it knows: there is but one that we know
         await self._send(self._extensions.version())
+        try:
+            await self._serve()
+        finally:
+            if self._writing is not None:
+                self._writing.cancel()
+                await asyncio.gather(self._writing, return_exceptions=True)
+
+    async def _serve(self) -> None:
         turns = 0
-        while (request := await self._incoming.take()) is not None:
+        while (request := await self._next()) is not None:
             number = request.number()
             if request.kind == Kind.INIT:
                 raise Malformed("the client sent SFTP's INIT a second time")
-            await self._send(
-                await self._write(number, request)
-                if request.kind == Kind.WRITE
-                else await self._answer(Asked(number, request))
-            )
+            if request.kind == Kind.WRITE:
+                await self._write(self._batch(number, request))
+            else:
+                await self._settle()
+                await self._send(await self._answer(Asked(number, request)))
             turns += 1
             if turns % _TURNS == 0:
                 await asyncio.sleep(0)
+        await self._settle()
+
+    async def _next(self) -> Fields | None:
+        """Return the next request; a client that waits for the answer to what it wrote gets it first."""
+        if self._incoming.peek() is None:
+            await self._settle()
+        return await self._incoming.take()
+
+    async def _write(self, batch: _Batch) -> None:
+        """Begin to write; the write before it may be on its way still, and is answered first."""
+        before, self._writing = self._writing, asyncio.create_task(self._written(batch), name="sftp write")
+        if before is not None:
+            await self._send(await before)
+
+    async def _settle(self) -> None:
+        """Answer what is being written."""
+        if (writing := self._writing) is not None:
+            answer = await writing
+            self._writing = None
+            await self._send(answer)
 
     async def _answer(self, asked: Asked) -> bytes:
         try:
@@ -106,8 +146,8 @@ class _Conversation:
                 self._telling.tell(asked.about, error)
             return wire.failure(asked.number, error)
 
-    async def _write(self, number: int, request: Fields) -> bytes:
-        """Carry out a WRITE and those that go on where it ends and have arrived: all at once, and all in one answer."""
+    def _batch(self, number: int, request: Fields) -> _Batch:
+        """Put a WRITE together with those that go on where it ends and have arrived."""
         handle, offset, view = request.string(), request.long(), request.view()
         numbers, views, end = [number], [view], offset + len(view)
         while (following := self._following(handle, end, end - offset)) is not None:
@@ -115,17 +155,19 @@ class _Conversation:
             numbers.append(number)
             views.append(view)
             end += len(view)
-        content = b"".join(views)
-        views.clear()
+        return _Batch(handle, offset, b"".join(views), numbers)
+
+    async def _written(self, batch: _Batch) -> bytes:
+        """Write it all at once; return the answer to each."""
         try:
-            opened = self._handles.writable(handle)
-            check_offset(end)
-            await opened.file.write(offset, content)
+            opened = self._handles.writable(batch.handle)
+            check_offset(batch.offset + len(batch.content))
+            await opened.file.write(batch.offset, batch.content)
         except FileFailed as error:
             if error.kind == "failure":
-                self._telling.tell(self._handles.name(handle), error)
-            return b"".join(wire.failure(each, error) for each in numbers)
-        return b"".join(wire.status(each, Status.OK) for each in numbers)
+                self._telling.tell(self._handles.name(batch.handle), error)
+            return b"".join(wire.failure(each, error) for each in batch.numbers)
+        return b"".join(wire.status(each, Status.OK) for each in batch.numbers)
 
     def _following(self, handle: bytes, end: int, size: int) -> tuple[int, memoryview] | None:
         """Take the next request if it has arrived and writes on at `end`; return its number and what it writes."""
