@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol
 
 import asyncssh
-from asyncssh.packet import SSHPacket
+from asyncssh.packet import SSHPacket, UInt32
 
 from bastion.errors import BastionError, ClientGone
 from bastion.model import STDERR, STDIN, Data, Eof, Event, Exit, Identity, Name, Request, Resize, Signal, Terminal
 from bastion.ssh.guard import Guard
 
-INPUT_HELD = 256 * 1024
 EVENTS_HELD = 1024
+EVENTS_MOST = 65536
+SMALL = 16 * 1024  # bytes; pieces of input below that are put together while they wait
 REQUESTS_HELD = 64
 LEAST_PACKET = 1024  # bytes; each packet costs one of its own size and 36 bytes more, so that less would stall the loop
 
@@ -66,11 +67,9 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         self._terminal: Terminal | None = None
         self._kind: str | None = None
         self._command: str | None = None
-        self._events: deque[Event] = deque()
+        self._events: deque[Event | bytearray] = deque()
         self._arrived = asyncio.Event()
         self._held = 0
-        self._reading = True
-        self._leaving = False
         self._window_open = asyncio.Event()
         self._window_open.set()
         self._environment: dict[str, str] = {}
@@ -85,6 +84,7 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         """Remember the channel to answer on, and bound what asyncssh itself would keep of it."""
         self._chan = chan
         self._process = chan.process_packet
+        chan._deliver_data = self.data_received  # type: ignore[method-assign]  # noqa: SLF001 - see `_open_window`
         chan.process_packet = self._watch  # type: ignore[method-assign,assignment] # asyncssh passes by position
         chan._process_env_request = self._take_variable  # type: ignore[method-assign]  # noqa: SLF001 - looked up by name
         if chan._send_pktsize < LEAST_PACKET:  # noqa: SLF001 - no public name
@@ -127,14 +127,13 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         self._host.keep(self._host.start(request, self))
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Queue input; stop reading while too much of it waits (the channel's window then holds the client back)."""
-        if self._leaving:
-            return
+        """Queue input; the channel's window holds the client back while much of it waits."""
         self._held += len(data)
-        self._put(Data(STDIN, data))
-        if self._reading and (self._held > INPUT_HELD or len(self._events) > EVENTS_HELD):
-            self._reading = False
-            self._chan.pause_reading()
+        last = self._events[-1] if self._events else None
+        if isinstance(last, bytearray) and len(last) + len(data) <= SMALL:
+            last += data
+        else:
+            self._put(bytearray(data) if len(data) < SMALL else Data(STDIN, data))
 
     def eof_received(self) -> bool:
         """Queue the end of input, and keep the channel open for the output that follows it."""
@@ -176,9 +175,8 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             self._when_ended(self._ended)
 
     def _watch(self, number: int, sequence: int, packet: SSHPacket) -> bool | Awaitable[None]:
-        """Let a packet through; asyncssh never tells of a close that lies behind input it has been told to hold."""
+        """Let a packet through; asyncssh tells of no close behind input it holds, as until a program is asked for."""
         if number == asyncssh.constants.MSG_CHANNEL_CLOSE:
-            self._leaving = True
             self._chan.resume_reading()
         result = self._process(number, sequence, packet)
         if len(self._chan._request_queue) > REQUESTS_HELD:  # noqa: SLF001 - some requests are answered one at a time
@@ -207,11 +205,11 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
                 self._arrived.clear()
                 await self._arrived.wait()
             event = self._events.popleft()
+            if isinstance(event, bytearray):
+                event = Data(STDIN, bytes(event))
             if isinstance(event, Data):
                 self._held -= len(event.payload)
-            if not self._reading and self._held < INPUT_HELD // 2 and len(self._events) < EVENTS_HELD:
-                self._reading = True
-                self._chan.resume_reading()
+                self._open_window()
             yield event
 
     async def send(self, event: Event) -> None:
@@ -252,9 +250,23 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         if self._ended is not None:
             callback(self._ended)
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: Event | bytearray) -> None:
         self._events.append(event)
         self._arrived.set()
+        if len(self._events) > EVENTS_MOST:
+            self._host.drop("too many small pieces of input at once")
+
+    def _open_window(self) -> None:
+        """Let the client send as much more as is not held here.
+
+        asyncssh opens the whole window again whenever it hands something on, whatever else it still holds, so that
+        a program which reads slowly would have it hold more and more.
+        """
+        whole = self._chan._init_recv_window  # noqa: SLF001 - no public names
+        more = whole - self._chan._recv_window - self._held  # noqa: SLF001
+        if more >= whole // 2 and self._gone is None and not self._chan.is_closing():
+            self._chan._recv_window += more  # noqa: SLF001
+            self._chan.send_packet(asyncssh.constants.MSG_CHANNEL_WINDOW_ADJUST, UInt32(more))
 
 
 def _size(columns: int, rows: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import socket
 
 from asyncssh.packet import Boolean, String, UInt32
 
-from tests.unit.ssh.house import CONFIRMED, House, Raw, until
+from tests.unit.ssh.house import CONFIRMED, DATA, House, Raw, until
 
 GLOBAL_REQUEST = 80
 
@@ -67,3 +67,42 @@ async def test_signals_and_sizes_do_not_stop_input(house: House) -> None:
             process.stdin.write(b"x")
         process.stdin.write_eof()
         assert await asyncio.wait_for(process.stdout.read(), 20) == b"xxx"
+
+
+async def test_a_program_that_reads_slowly_has_its_client_held_back(house: House) -> None:
+    """What a client sends ahead of its program is never more than the channel's window, however long that goes on."""
+    async with await house.connect() as connection:
+        process = await connection.create_process("while head -c 65536 | grep -q .; do sleep 0.01; done", encoding=None)
+        (server_side,) = house.server._connections  # noqa: SLF001 - memory has no other face
+        (channel,) = server_side._channels  # noqa: SLF001
+        most = 0
+
+        async def send() -> None:
+            for _ in range(512):
+                process.stdin.write(b"line of input\n" * 2340)
+                await process.stdin.drain()
+
+        sending = asyncio.create_task(send())
+        while not sending.done():
+            held = channel._held + sum(len(data) for data, _ in channel._chan._recv_buf)  # noqa: SLF001
+            most = max(most, held)
+            await asyncio.sleep(0.005)
+        await sending
+        assert 2**18 < most <= channel._chan._init_recv_window  # noqa: SLF001
+        process.close()
+
+
+async def test_input_in_the_smallest_pieces_is_put_together(house: House) -> None:
+    """Bytes that are sent one by one while a program does not read are held as few, and delivered whole."""
+    async with await house.connect() as connection:
+        raw = Raw(connection)
+        raw.open(0)
+        await until(lambda: raw.count(CONFIRMED))
+        raw.request(0, "exec", String("sleep 1; wc -c"))
+        for _ in range(40_000):
+            raw.send(DATA, 0, String(b"x"))
+        (server_side,) = house.server._connections  # noqa: SLF001 - memory has no other face
+        (channel,) = server_side._channels  # noqa: SLF001
+        await until(lambda: channel._held == 40_000 or raw.received)  # noqa: SLF001
+        assert len(channel._events) < 16  # noqa: SLF001
+        connection.abort()
