@@ -6,8 +6,12 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from tests.conftest import unavailable
 
 _BIN: Final = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 _SECONDS: Final = 30.0
@@ -102,3 +106,16 @@ def _program(name: str) -> str:
     if found is None:
         raise PostgresqlMissingError(f"{name} of PostgreSQL is not installed")
     return found
+
+
+@contextmanager
+def postgresql() -> Iterator[Postgresql]:
+    """Run a PostgreSQL of the tests' own; skip by its name without it, as without an engine."""
+    try:
+        server = Postgresql()
+    except PostgresqlMissingError as error:
+        unavailable(str(error))
+    try:
+        yield server.start()
+    finally:
+        server.close()

@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.places import HALF_CLOSE_MISSING, DockerPlace, Place, cluster_place
 from tests.e2e.server import Bastion
 from tests.engine import Engine
+from tests.postgresql import Postgresql, postgresql
 
 _PLACES = {"everywhere": ("docker", "kubernetes-v5", "kubernetes-v4"), "kubernetes": ("kubernetes-v5",)}
 
@@ -78,6 +79,13 @@ def own(place: Place, tmp_path: Path) -> Iterator[Bastion]:
     server = Bastion(tmp_path / "own", place.sections)
     yield server
     server.stop()
+
+
+@pytest.fixture(name="postgresql")
+def _postgresql() -> Iterator[Postgresql]:
+    """Give a PostgreSQL of the test's own."""
+    with postgresql() as server:
+        yield server
 
 
 @pytest.fixture(params=["web", "small"])

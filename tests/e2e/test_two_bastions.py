@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.places import Place
 from tests.e2e.server import Bastion
-from tests.postgresql import Postgresql, PostgresqlMissingError
+from tests.postgresql import Postgresql
 
 LIMIT: Final = 15
 
@@ -20,19 +20,6 @@ def _wait(seconds: float, done: Callable[[], bool]) -> bool:
     while not (result := done()) and time.monotonic() < until:
         time.sleep(0.1)
     return result
-
-
-@pytest.fixture
-def postgresql() -> Iterator[Postgresql]:
-    """Give a PostgreSQL of the test's own; skip by its name without it."""
-    try:
-        server = Postgresql()
-    except PostgresqlMissingError as error:
-        pytest.skip(str(error))
-    try:
-        yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture

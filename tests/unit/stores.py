@@ -1,32 +1,16 @@
 """Registries over each kind of store, and the sessions that the tests ask them for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-
-import pytest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.model import Identity, Name, Request, Target
 from bastion.sessions import LiveSession, Sessions
 from bastion.sessions.sql import SqlStore
-from tests.postgresql import Postgresql, PostgresqlMissingError
 
 TARGET = Target(runtime="here", stack="mystack", service="web", container_id="0", container_name="web-1")
 OTHER = Target(runtime="here", stack="mystack", service="db", container_id="1", container_name="db-1")
-
-
-@contextmanager
-def postgresql() -> Iterator[Postgresql]:
-    """Run a PostgreSQL of the tests' own; skip by its name without it."""
-    try:
-        server = Postgresql()
-    except PostgresqlMissingError as error:
-        pytest.skip(str(error))
-    try:
-        yield server.start()
-    finally:
-        server.close()
 
 
 def request(uid: str, command: str | None = None) -> Request:

@@ -12,9 +12,8 @@ import pytest
 from bastion.config import Settings
 from bastion.errors import ConfigurationError, DatabaseFailed
 from bastion.keyring import Keyring, NotAdmitted, copy_keys, open_keyring
-from tests.postgresql import Postgresql
+from tests.postgresql import Postgresql, postgresql
 from tests.unit.keyring_home import ADDRESS, blob, generate, holder, known
-from tests.unit.stores import postgresql
 
 Node = Callable[..., Keyring]
 

@@ -19,8 +19,8 @@ from bastion.errors import ConfigurationError, DatabaseFailed
 from bastion.sessions import Wanted
 from bastion.sessions.database import Database, known_schemas, look_at
 from bastion.sessions.tables import SCHEMA, VERSION_TABLE, metadata
-from tests.postgresql import Postgresql
-from tests.unit.stores import TARGET, identity, live, node, postgresql, request
+from tests.postgresql import Postgresql, postgresql
+from tests.unit.stores import TARGET, identity, live, node, request
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import LimitReached, SessionEnded
 from bastion.model import now
 from bastion.sessions import Sessions, Wanted
-from tests.postgresql import Postgresql
-from tests.unit.stores import OTHER, TARGET, identity, live, node, postgresql, request
+from tests.postgresql import Postgresql, postgresql
+from tests.unit.stores import OTHER, TARGET, identity, live, node, request
 
 SHARED = ("sqlite", "postgresql")
 
