@@ -20,8 +20,6 @@ SAME_FOR_EVERYBODY = b"Permission denied (publickey)"
         ("nosuch@mystack", 251, b"web"),
         ("web.2@mystack", 251, b"1"),
         ("mystack@web", 251, b"did you mean web@mystack?"),
-        ("mystack", 251, b"mystack is a stack: name a service of it too, such as "),
-        ("root", 251, b"services of mystack: "),
         ("web+nosuch@mystack", 251, b"nosuch"),
         ("host@mystack", 252, b"pid namespace"),
         ("socket@mystack", 252, b"Docker socket"),
@@ -35,6 +33,18 @@ def test_names_that_cannot_be_entered(bastion: Bastion, name: str, status: int, 
     assert first.startswith(b"bastion: error: ")
     assert b"(session " in first
     assert second.startswith(b"bastion: hint: ")
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("mystack", b"mystack is a stack: name a service of it too, such as "), ("root", b"services of mystack: ")],
+)
+def test_a_name_without_a_stack_is_of_the_only_one(own: Bastion, name: str, words: bytes) -> None:
+    """Who may enter one stack names it without saying so; the hint says what of it there is."""
+    own.config.write_text(own.config.read_text().replace('stacks = ["*"]', 'stacks = ["mystack"]'))
+    done = own.start().ssh("true", name=name)
+    assert done.returncode == 251, done.stderr
     assert words in done.stderr
 
 
