@@ -16,7 +16,7 @@ import cryptography
 
 from bench import files, measure
 from bench.contenders import CONTAINER, Contender, contenders
-from bench.pods import KUBECTL, POD, POD_BARE, adapter, pods
+from bench.pods import KUBECTL, POD, POD_BARE, adapter, fetch, pods, send
 from tests.conftest import CACHE
 from tests.engine import Engine
 
@@ -59,6 +59,8 @@ POD_ROWS = (
     Row("pod: throughput of the adapter alone, MiB/s", adapter, (POD_BARE,), 0),
     Row("pod: connect to first byte, ms", measure.first_byte, (KUBECTL, POD, POD_BARE), 0),
     Row("pod: echo at a terminal, ms", measure.echo, (KUBECTL, POD, POD_BARE), 2),
+    Row("pod: scp, or kubectl cp, out of the pod, MiB/s", fetch, (KUBECTL, POD), 0),
+    Row("pod: scp, or kubectl cp, into the pod, MiB/s", send, (KUBECTL, POD), 0),
 )
 _MOVERS = (files.COPY, files.SHELL, files.SERVER, files.SSHD)
 FILE_ROWS = (

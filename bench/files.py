@@ -52,9 +52,9 @@ def movers(engine: Engine, every: list[Contender], folder: Path) -> Iterator[lis
                 lambda there, here: ["docker", "-H", engine.host, "cp", f"{CONTAINER}:{there}", str(here)],
                 lambda here, there: ["docker", "-H", engine.host, "cp", str(here), f"{CONTAINER}:{there}"],
             ),
-            _ssh(SHELL, at["bastion"], "web@bench", folder),
-            _ssh(SERVER, at["bastion"], "server@bench", folder),
-            _ssh(SSHD, at[OWN_SERVER], "root", folder),
+            over_ssh(SHELL, at["bastion"], "web@bench", folder),
+            over_ssh(SERVER, at["bastion"], "server@bench", folder),
+            over_ssh(SSHD, at[OWN_SERVER], "root", folder),
         ]
     finally:
         engine.remove(_SERVICE)
@@ -79,7 +79,8 @@ def listing(mover: Mover, _folder: Path) -> float:
     return _seconds(mover.listing)
 
 
-def _ssh(name: str, contender: Contender, user: str, folder: Path) -> Mover:
+def over_ssh(name: str, contender: Contender, user: str, folder: Path) -> Mover:
+    """Return the way by the stock scp and sftp, to a server that is a contender; `folder` has sftp's batch."""
     options = ["-q", "-F", "none", "-P", str(contender.port), "-i", str(contender.key), "-o", "IdentitiesOnly=yes"]
     options += ["-o", f"UserKnownHostsFile={contender.known_hosts}", "-o", "BatchMode=yes", "-o", "IdentityAgent=none"]
     place = f"{user}@127.0.0.1"

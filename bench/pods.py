@@ -1,7 +1,9 @@
 """The ways into a pod: the bastion with and without its record, the adapter alone, and `kubectl exec`."""
 
 import asyncio
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from bastion.model import Data, Name, Request
 from bastion.runtimes.kubernetes import KubernetesRuntime
+from bench import files
 from bench.contenders import Contender, bastion
 from bench.measure import MIB, SIZE
 from tests.cluster import Cluster
@@ -24,6 +27,7 @@ class Pod(Contender):
 
     kubeconfig: Path = Path()
     namespace: str = ""
+    mover: files.Mover | None = None
 
 
 @contextmanager
@@ -45,17 +49,42 @@ def pods(engine: Engine, folder: Path) -> Iterator[tuple[list[Contender], str]]:
         every: list[Contender] = []
         for title, module in ((POD, "bastion"), (POD_BARE, "bench.unrecorded")):
             made = bastion(stack, title, folder / module, sections, module)
-            every.append(Pod(**vars(made), kubeconfig=cluster.kubeconfig, namespace=cluster.namespace))
+            mover = files.over_ssh(title, made, "web@bench", folder)
+            every.append(Pod(**vars(made), kubeconfig=cluster.kubeconfig, namespace=cluster.namespace, mover=mover))
         if cluster.real and (kubectl := shutil.which("kubectl")) is not None:
-            into = [kubectl, "--kubeconfig", str(cluster.kubeconfig), "-n", cluster.namespace, "exec"]
+            of_pod = [kubectl, "--kubeconfig", str(cluster.kubeconfig), "-n", cluster.namespace]
+            into = [*of_pod, "exec"]
+            copy = files.Mover(
+                KUBECTL,
+                lambda there, here: [*of_pod, "cp", f"{name}:{there}", str(here)],
+                lambda here, there: [*of_pod, "cp", str(here), f"{name}:{there}"],
+            )
             every.append(
-                Contender(
+                Pod(
                     KUBECTL,
                     lambda command, *, tty=False: [*into, "-it" if tty else "-i", name, "--", "sh", "-c", command],
                     list,
+                    mover=copy,
                 )
             )
         yield every, asyncio.run(_version(cluster))
+
+
+def fetch(contender: Contender) -> float:
+    """Return MiB/s of 256 MiB of random bytes out of the pod by scp, or by `kubectl cp`."""
+    assert isinstance(contender, Pod)
+    assert contender.mover is not None
+    with tempfile.TemporaryDirectory(prefix="bastion-bench-") as folder:
+        return files.fetch(contender.mover, Path(folder))
+
+
+def send(contender: Contender) -> float:
+    """Return MiB/s of 256 MiB of random bytes into the pod by scp, or by `kubectl cp`."""
+    assert isinstance(contender, Pod)
+    assert contender.mover is not None
+    with tempfile.TemporaryDirectory(prefix="bastion-bench-") as folder:
+        (Path(folder) / "sent").write_bytes(os.urandom(SIZE))
+        return files.send(contender.mover, Path(folder))
 
 
 def adapter(contender: Contender) -> float:

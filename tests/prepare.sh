@@ -19,6 +19,7 @@ rclone rclone
 zstd zstd
 ip iproute2
 ps procps
+socat socat
 git git
 faketime faketime
 postgres postgresql
