@@ -180,7 +180,7 @@ class Engine:
             return
         _end_processes_of(run)
         for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-            if (point := mount.split(" ")[1]).startswith((f"{run}/", f"{self._slot}/data/")):
+            if f"{(point := mount.split(' ')[1])}/".startswith((f"{run}/", f"{self._slot}/data/")):
                 subprocess.run(["umount", "-l", point], check=False, capture_output=True)
         shutil.rmtree(run, ignore_errors=True)
         (self._slot / "run").unlink()
