@@ -29,7 +29,7 @@ class ShellFiles:
     """
 
     def __init__(self, start: Start, first: Helper) -> None:
-        self.way = "a shell in the container"
+        self.way = "a shell in a toolbox beside the container" if first.root else "a shell in the container"
         self.home = first.home
         self.tools = first.tools
         self._start = start

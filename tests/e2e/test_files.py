@@ -18,6 +18,12 @@ GRANTS = (
 )
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 MIB = 2**20
+WAYS = {
+    "web": "a shell in the container",
+    "small": "a shell in the container",
+    "bare": "toolbox",
+    "server": SFTP_SERVER,
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +172,8 @@ def test_the_record_has_every_file(files: Bastion, service: str, tmp_path: Path)
     table = files.cli("transcripts", "files", uid, "--identity", str(files.auditor)).stdout
     assert digest(tmp_path / "sent") in table
     events = files.read(uid)[1:]
+    way = WAYS[service]
+    assert any(event[1] == "m" and event[2].startswith("files by ") and way in event[2] for event in events)
     held: dict[int, bytes] = {}
     for event in events:
         if event[1] == "b":
