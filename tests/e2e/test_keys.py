@@ -1,9 +1,11 @@
 """Keys from their making to their end: issued to who has a grant, used by the real ssh, revoked, expired."""
 
 import json
+import shutil
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,7 +56,9 @@ class Master:
     def __init__(self, bastion: Bastion, user: str, *more: str) -> None:
         self.bastion, self.user = bastion, user
         # Not in pytest's folder: a socket's path may have 107 bytes, and ssh writes 17 more behind it for a moment.
-        self.path = str(Path(tempfile.mkdtemp(prefix="bastion-")) / "control")
+        self._folder = Path(tempfile.mkdtemp(prefix="bastion-"))
+        self._removing = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self.path = str(self._folder / "control")
         options = ["-M", "-N", "-S", self.path, *more]
         self.client = subprocess.Popen(
             bastion.command(user=user, options=options), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
