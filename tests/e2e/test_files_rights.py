@@ -33,6 +33,7 @@ stacks = ["mystack"]
 allow = ["files:read", "files:write"]
 paths = ["/app/drop/**"]
 """
+MOVED = 2**20
 SERVICES = pytest.mark.parametrize("service", ["web", "small"])
 TREE = (
     "rm -rf /app; mkdir -p /app/log/old /app/drop; echo secret >/app/secret; seq 1000 >/app/log/app.log; "
@@ -204,14 +205,22 @@ def test_a_container_that_stops_ends_the_transfer(
         (tmp_path / "huge").touch()
         subprocess.run(["truncate", "-s", "20G", str(tmp_path / "huge")], check=True)
         words = {
-            "out": [remote("doomed", "/tmp/huge"), "/dev/null"],
+            "out": [remote("doomed", "/tmp/huge"), str(tmp_path / "fetched")],
             "into": [str(tmp_path / "huge"), remote("doomed", "/tmp/received")],
         }[direction]
+
+        def moved() -> bool:
+            """Tell whether some of it has got to the other side."""
+            if direction == "out":
+                return (tmp_path / "fetched").exists() and (tmp_path / "fetched").stat().st_size > MOVED
+            size = containers.docker("exec", "mystack-doomed-1", "sh", "-c", "wc -c </tmp/received || echo 0")
+            return int(size.split()[-1]) > MOVED
+
         with subprocess.Popen(scp_command(files, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
             until = time.monotonic() + 30
-            while not [one for one in files.sessions() if one["service_name"] == "doomed"]:
+            while not moved():
                 assert time.monotonic() < until
-            time.sleep(1.5)
+                time.sleep(0.05)
             containers.docker("kill", "mystack-doomed-1")
             _, stderr = client.communicate(timeout=30)
         assert client.returncode != 0

@@ -10,13 +10,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pytest
-
 from bastion.files.helper import Run, Start, started
 from bastion.files.shell_files import ShellFiles
 from bastion.model import Name, Request, Target
 from bastion.runtimes import Exec, Runtime
 from bastion.runtimes.process import ProcessRuntime
+from tests.conftest import unavailable
 
 SHELLS = ("bash", "dash", "ash")
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -74,7 +73,9 @@ def with_environment(runtime: Runtime, variables: Mapping[str, str]) -> Run:
 async def here(folder: Path, shell: str) -> AsyncIterator[Shells]:
     """Give helpers of one kind of shell on this machine, as who runs the tests."""
     if shell == "ash":
-        (folder / "ash").symlink_to(shutil.which("busybox") or pytest.skip("no busybox"))
+        (folder / "ash").symlink_to(
+            shutil.which("busybox") or unavailable("busybox is not installed (tests/prepare.sh)")
+        )
         shell = str(folder / "ash")
     runtime = ProcessRuntime("mystack", "web", user=pwd.getpwuid(os.geteuid()).pw_name)
     (target,) = await runtime.find("mystack", "web")

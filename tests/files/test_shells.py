@@ -15,6 +15,7 @@ from bastion.files.helper import started
 from bastion.files.recorded import RecordedFiles
 from bastion.files.shell_files import ShellFiles
 from bastion.model import STDIN, Data, FileAccess
+from tests.conftest import unavailable
 from tests.files.place import BOTH, PATCH, READ, WRITE
 from tests.files.shells import SHELLS, Shells, here
 from tests.runtimes.world import look_here, read_until
@@ -98,7 +99,7 @@ async def test_shell_that_ends(shells: Shells) -> None:
 async def test_own_server(shells: Shells) -> None:
     """The image's own sftp-server takes the helper's place where that is allowed, and speaks SFTP."""
     if not os.access("/usr/lib/openssh/sftp-server", os.X_OK):
-        pytest.skip("no sftp-server here (tests/prepare.sh)")
+        unavailable("no sftp-server here (tests/prepare.sh)")
     async with started(shells.start(), own_server=True) as helper:
         assert helper.server == "/usr/lib/openssh/sftp-server"
         await helper.program.send(Data(STDIN, b"\0\0\0\x05\x01\0\0\0\x03"))
