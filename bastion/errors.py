@@ -6,7 +6,8 @@ BastionError                    255   the bastion failed
 ├── NoSuchTarget                251   no stack, service or container of that name is running
 ├── Refused                     252   policy says no
 ├── SessionEnded                253   ended by an administrator, a limit or a timer
-│   └── LimitReached            253   too many sessions at once
+│   ├── LimitReached            253   too many sessions at once
+│   └── ShuttingDown            253   the bastion is shutting down and opens no session
 ├── ClientGone                  255   the client went away; nobody is left to be told
 ├── Malformed                   255   what was sent breaks the rules of its protocol
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
@@ -78,6 +79,12 @@ class LimitReached(SessionEnded):
     """Too many sessions at once."""
 
     code = "limit"
+
+
+class ShuttingDown(SessionEnded):
+    """The bastion is shutting down and opens no session."""
+
+    code = "shutting-down"
 
 
 class ClientGone(BastionError):

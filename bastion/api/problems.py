@@ -23,6 +23,7 @@ _STATUS: Final = {
     "recording": 503,
     "unreachable": 503,
     "database": 503,
+    "shutting-down": 503,
     "unauthenticated": 401,
     "forbidden": 403,
     "too-many-failures": 429,

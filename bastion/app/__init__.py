@@ -18,8 +18,8 @@ from bastion.api.tokens import Tokens
 from bastion.app.adapters import Adapters, build_runtimes
 from bastion.app.demonstration import Demonstration, demonstrate
 from bastion.app.reloading import Reload
+from bastion.app.shutdown import Shutdown
 from bastion.config import Settings
-from bastion.errors import SessionEnded
 from bastion.gateway import Gateway, Rules
 from bastion.keyring import Keyring, open_keyring
 from bastion.metrics import Metrics
@@ -77,7 +77,7 @@ async def serve(
     ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
     reload: Reload | None = None,
 ) -> None:
-    """Run the bastion until SIGTERM or SIGINT, then end every session with its reason.
+    """Run the bastion until SIGTERM or SIGINT, let its sessions end by themselves for a while, then end the others.
 
     `runtimes` replaces the configured ones (the demo's local processes); `ready` is called with the bound addresses;
     `reload` reads the configuration again, at SIGHUP and when it has changed. Without it SIGHUP ends the bastion too.
@@ -85,19 +85,19 @@ async def serve(
     Raises:
         ConfigurationError: something is not as it must be; nothing was started.
     """
-    stop = asyncio.Event()
+    node = socket.gethostname()
+    sessions = open_sessions(settings, node)
+    shutdown = Shutdown(settings.ssh.drain_timeout, sessions)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, stop.set if reload is None else reload.ask)
-    node = socket.gethostname()
+        loop.add_signal_handler(number, shutdown.signal)
+    loop.add_signal_handler(signal.SIGHUP, shutdown.signal if reload is None else reload.ask)
     keyring = open_keyring(settings)
     await asyncio.to_thread(keyring.load)
     for problem in keyring.problems:
         log.warning("key home", problem=problem)
     adapters = runtimes if runtimes is not None else build_runtimes(settings)
     metrics = Metrics()
-    sessions = open_sessions(settings, node)
     transcripts = open_transcripts(settings, keyring, node)
     _warn_of_what_is_not_served(settings)
     gateway = Gateway(
@@ -113,7 +113,7 @@ async def serve(
         running.push_async_callback(_close, adapters)
         await sessions.start()
         running.push_async_callback(sessions.close)
-        await running.enter_async_context(_background(sessions.keep(), stop))
+        await running.enter_async_context(_background(sessions.keep(), shutdown.abandon))
         await transcripts.start()
         running.push_async_callback(transcripts.close)
         addresses: list[tuple[str, int]] = []
@@ -131,20 +131,18 @@ async def serve(
         api_addresses = await running.enter_async_context(serve_api(api, settings.api))
         running.push_async_callback(server.close)
         addresses += await server.listen()
-        await running.enter_async_context(_background(server.watch_keys(), stop))
-        await running.enter_async_context(_background(gateway.watch_grants(), stop))
+        await running.enter_async_context(_background(server.watch_keys(), shutdown.abandon))
+        await running.enter_async_context(_background(gateway.watch_grants(), shutdown.abandon))
         if reload is not None and isinstance(adapters, Adapters):
             apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring)
-            await running.enter_async_context(_background(reload.watch(settings, apply), stop))
+            await running.enter_async_context(_background(reload.watch(settings, apply), shutdown.abandon))
         log.info("serving", addresses=_texts(addresses), api=_texts(api_addresses), node=node)
         if ready is not None:
             ready(addresses)
-        await stop.wait()
-        log.info("stopping", sessions=len(sessions.own()))
+        await shutdown.requested.wait()
         server.stop_listening()
-        await sessions.end_all(
-            SessionEnded("the bastion is shutting down", "connect again in a moment"), grace=CLEAN_UP_SECONDS
-        )
+        await shutdown.drain()
+        await sessions.end_all(shutdown.reason, grace=CLEAN_UP_SECONDS)
 
 
 def _texts(addresses: Sequence[tuple[str, int]]) -> list[str]:
@@ -179,13 +177,18 @@ async def _ping(adapters: Mapping[str, Runtime], sessions: Sessions) -> None:
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[None, None, None], stop: asyncio.Event) -> AsyncIterator[None]:
+async def _background(work: Coroutine[None, None, None], stop: Callable[[], None]) -> AsyncIterator[None]:
     """Run the work beside what runs inside; when it fails, which it should not, the bastion stops and says why."""
+
+    def stopped(_task: asyncio.Task[None]) -> None:
+        stop()
+
     task = asyncio.create_task(work)
-    task.add_done_callback(lambda _: stop.set())
+    task.add_done_callback(stopped)
     try:
         yield
     finally:
+        task.remove_done_callback(stopped)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

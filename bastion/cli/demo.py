@@ -78,6 +78,7 @@ def _write_configuration(state: Path, port: int) -> None:
         "# Written anew by each `bastion demo`.",
         "[ssh]",
         f'listen = ["127.0.0.1:{port}"]',
+        'drain_timeout = "0s"',
         "[keys]",
         'home = "keys"',
         "[audit]",

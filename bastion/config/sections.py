@@ -19,6 +19,7 @@ class SshSettings(Section):
     max_startups_per_source: int = Field(default=10, ge=1)
     max_channels: int = Field(default=10, ge=1, description="sessions on one connection")
     keepalive: Seconds = 30
+    drain_timeout: Seconds = Field(default=30, description="how long sessions go on after SIGTERM; 0 ends them at once")
     notice: bool = True
 
 

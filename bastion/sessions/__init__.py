@@ -1,6 +1,7 @@
 """The registry of sessions: who is in which container on any node, how many at most, and how one is ended."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -77,11 +78,13 @@ class Sessions:
             log.warning("this node's places are free when its heartbeat is old", detail=error.detail)
 
     async def ping(self) -> None:
-        """Ask the store for a sign of life.
+        """Return if a session could be opened now.
 
         Raises:
-            DatabaseFailed: it does not answer, so that no session can be opened.
+            DatabaseFailed: the database does not answer.
+            BastionError: the reason that `refuse_new` or `end_all` was given.
         """
+        self._refuse_if_stopped()
         await self._store.look()
 
     # What there is.
@@ -151,16 +154,27 @@ class Sessions:
             self._writer.put(session.uid, end_asked=reason)
         return True
 
+    def refuse_new(self, reason: BastionError) -> None:
+        """Open no more sessions and take no more reservations on this node; those that live go on."""
+        self._stopped = reason
+
+    def tell(self, line: str) -> None:
+        """Show every user of this node's sessions one line of the bastion's own."""
+        for live in [*self._live.values()]:
+            live.tell(line)
+
+    async def wait_until_none(self) -> None:
+        """Wait until no session of this node is left."""
+        await self._empty.wait()
+
     async def end_all(self, reason: BastionError, *, grace: float) -> None:
         """End every session of this node, open no more, and wait up to `grace` seconds until all have cleaned up."""
-        self._stopped = reason
+        self.refuse_new(reason)
         for live in [*self._live.values()]:
             live.end(reason)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                await self._empty.wait()
-        except TimeoutError:
-            return
+                await self.wait_until_none()
 
     async def reserve(
         self,
@@ -175,7 +189,7 @@ class Sessions:
         Raises:
             LimitReached: the service, the user or the grant has as many sessions as it may.
             DatabaseFailed: the database does not answer.
-            BastionError: the reason that `end_all` was given.
+            BastionError: the reason that `refuse_new` or `end_all` was given.
         """
         request = Request(secrets.token_hex(8), Name(target.service, stack=target.stack), "shell")
         asked = _describe(identity, request, target, self._node)
@@ -195,7 +209,7 @@ class Sessions:
         Raises:
             LimitReached: the service, the user or the grant has as many sessions as it may.
             DatabaseFailed: the database does not answer.
-            BastionError: the reason that `end_all` was given.
+            BastionError: the reason that `refuse_new` or `end_all` was given.
         """
         session = await self._take(_describe(identity, request, target, self._node), grant)
         self._live[session.uid] = live = LiveSession(session, grant, self._writer.put)

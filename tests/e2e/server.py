@@ -49,6 +49,7 @@ class Bastion:
             f"""
 [ssh]
 listen = ["127.0.0.1:0"]
+drain_timeout = "0s"
 [keys]
 home = "{self.keys}"
 [audit]
@@ -96,13 +97,28 @@ listen = "unix:{folder}/api.sock"
         self._process.wait()
         self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def send_signal(self, number: int) -> None:
+        """Send the server a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self) -> int:
         """End the server as an operator does; return its exit status."""
         if self._process is None:
             return 0
         self._process.terminate()
+        return self.wait(30)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the server's own end and return its exit status; kill it when the time is over."""
+        assert self._process is not None
         try:
-            status = self._process.wait(timeout=30)
+            status = self._process.wait(timeout=seconds)
         finally:
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGKILL)

@@ -29,6 +29,7 @@ OTHER: dict[str, Any] = {
     "ssh.max_startups_per_source": 8,
     "ssh.max_channels": 9,
     "ssh.keepalive": "10s",
+    "ssh.drain_timeout": "30m",
     "ssh.notice": False,
     "keys.home": "/etc/bastion/keys",
     "keys.store": "database",

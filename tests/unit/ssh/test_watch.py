@@ -42,5 +42,5 @@ async def test_work_in_the_background_that_fails_stops_the_bastion() -> None:
 
     stop = asyncio.Event()
     with pytest.raises(ValueError, match="unforeseen"):
-        async with _background(fail(), stop):
+        async with _background(fail(), stop.set):
             await asyncio.wait_for(stop.wait(), 5)
