@@ -16,6 +16,7 @@ from bastion.api.server import serve_api
 from bastion.api.services import Services
 from bastion.api.tokens import Tokens
 from bastion.app.adapters import Adapters, build_runtimes
+from bastion.app.auditors import Auditors
 from bastion.app.demonstration import Demonstration, demonstrate
 from bastion.app.reloading import Reload
 from bastion.app.shutdown import Shutdown
@@ -133,8 +134,11 @@ async def serve(
         addresses += await server.listen()
         await running.enter_async_context(_background(server.watch_keys(), shutdown.abandon))
         await running.enter_async_context(_background(gateway.watch_grants(), shutdown.abandon))
+        auditors = Auditors(settings.audit.recipients, keyring, transcripts)
+        await running.enter_async_context(_background(auditors.watch(), shutdown.abandon))
         if reload is not None and isinstance(adapters, Adapters):
-            apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring)
+            loop.add_signal_handler(signal.SIGHUP, _call_all, reload.ask, auditors.ask)
+            apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring, auditors=auditors)
             await running.enter_async_context(_background(reload.watch(settings, apply), shutdown.abandon))
         log.info("serving", addresses=_texts(addresses), api=_texts(api_addresses), node=node)
         if ready is not None:
@@ -149,10 +153,16 @@ def _texts(addresses: Sequence[tuple[str, int]]) -> list[str]:
     return [f"{host}:{port}" for host, port in addresses]
 
 
-def _apply(settings: Settings, *, gateway: Gateway, adapters: Adapters, keyring: Keyring) -> None:
+def _call_all(*functions: Callable[[], None]) -> None:
+    for function in functions:
+        function()
+
+
+def _apply(settings: Settings, *, gateway: Gateway, adapters: Adapters, keyring: Keyring, auditors: Auditors) -> None:
     fresh = rules(settings, adapters, keyring)
     adapters.apply(settings)
     gateway.replace_rules(fresh)
+    auditors.configure(settings.audit.recipients)
     _warn_of_what_is_not_served(settings)
 
 

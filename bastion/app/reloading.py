@@ -12,7 +12,8 @@ from bastion.config import Settings, load
 from bastion.errors import ConfigurationError
 
 CHECK_SECONDS: Final = 1.0
-_AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # but [sessions] database; [ssh] notice too
+_AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # but [sessions] database; also _FIELDS_AT_ONCE
+_FIELDS_AT_ONCE: Final = {"ssh": "notice", "audit": "recipients"}
 
 log = structlog.get_logger(__name__)
 
@@ -83,9 +84,10 @@ def _waiting(before: Settings, after: Settings) -> list[str]:
     names = [
         name for name in Settings.model_fields if name not in _AT_ONCE and getattr(before, name) != getattr(after, name)
     ]
-    notice_only = {"notice": after.ssh.notice}
-    if "ssh" in names and before.ssh.model_copy(update=notice_only) == after.ssh:
-        names.remove("ssh")
+    for name, field in _FIELDS_AT_ONCE.items():
+        section, fresh = getattr(before, name), getattr(after, name)
+        if name in names and section.model_copy(update={field: getattr(fresh, field)}) == fresh:
+            names.remove(name)
     if before.sessions.database != after.sessions.database:
         names.append("sessions")
     return names

@@ -142,8 +142,7 @@ def _look_at_recipients(settings: "Settings", keyring: "Keyring") -> Iterator[Fi
     from bastion.transcripts.recipients import parse_recipients
 
     try:
-        recipients = [*settings.audit.recipients, *keyring.auditor_recipients()]
-        parse_recipients(recipients)
+        recipients = parse_recipients([*settings.audit.recipients, *keyring.auditor_recipients()])
     except ConfigurationError as error:
         yield _wrong("auditors", error)
     else:

@@ -188,9 +188,13 @@ class Keyring:
         """List every recipient in auditors/, without comments and repetitions: `age1…`, `ssh-ed25519 …`.
 
         Raises:
-            ConfigurationError: a file cannot be read, or holds a secret key.
+            ConfigurationError: the folder or a file cannot be read, others can write it, or a file holds a secret key.
         """
         return auditors.recipients(self.home / "auditors")
+
+    def auditors_stamp(self) -> object:
+        """Return what changes whenever a file of auditors/ does: cheap, by stat only. Never raises."""
+        return folder_stamp(self.home / "auditors")
 
     def init(self, *, authority: bool = False) -> None:
         """Make the folders, a host key and the audit signing key; what is there stays as it is, but for folders' modes.

@@ -11,13 +11,19 @@ def recipients(folder: Path) -> list[str]:
     """List every recipient, without comments and repetitions: `age1…`, `ssh-ed25519 …`.
 
     Raises:
-        ConfigurationError: a file cannot be read, or holds a secret key.
+        ConfigurationError: the folder or a file cannot be read, others can write it, or a file holds a secret key.
     """
-    found: dict[str, None] = {}
-    for path in files.visible(folder):
+    if fault := files.public_fault(folder):
+        raise ConfigurationError(f"{folder}: {fault}", f"bastion keys init or chmod 700 {folder}")
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: {files.words(error)}", f"chmod 700 {folder}") from error
+    recipients: dict[str, None] = {}
+    for path in paths:
         lines = [line.strip() for line in _read(path).splitlines()]
-        found |= dict.fromkeys(line for line in lines if line and not line.startswith("#"))
-    return list(found)
+        recipients |= dict.fromkeys(line for line in lines if line and not line.startswith("#"))
+    return list(recipients)
 
 
 def faults(folder: Path) -> Sequence[ConfigurationError]:

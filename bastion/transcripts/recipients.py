@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,29 @@ from bastion.transcripts.wrapping import (
 )
 
 _LARGEST_IDENTITY: Final = 64 * 1024
+_LONGEST_FINGERPRINT: Final = 64  # characters: an age1… recipient has 62
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientList:
+    """The auditors that new transcripts are encrypted to, and the digest that headers and the ledger name them by."""
+
+    recipients: tuple[Recipient, ...]
+    digest: str
+
+    @classmethod
+    def parse(cls, lines: Sequence[str]) -> "RecipientList":
+        """Read lines as `parse_recipients` does.
+
+        Raises:
+            ConfigurationError: as `parse_recipients`.
+        """
+        recipients = parse_recipients(lines)
+        return cls(recipients, digest(recipients))
+
+    def fingerprints(self) -> frozenset[str]:
+        """Return each recipient in 64 characters at most."""
+        return frozenset(map(fingerprint, self.recipients))
 
 
 def parse_recipients(lines: Sequence[str]) -> tuple[Recipient, ...]:
@@ -53,6 +77,16 @@ def parse_recipients(lines: Sequence[str]) -> tuple[Recipient, ...]:
 def digest(recipients: Sequence[Recipient]) -> str:
     """Return the SHA-256, in hexadecimal, of the sorted recipients, one a line."""
     return hashlib.sha256("".join(sorted(f"{recipient.text}\n" for recipient in recipients)).encode()).hexdigest()
+
+
+def fingerprint(recipient: Recipient) -> str:
+    """Return `age1…` itself, an SSH key's fingerprint as ssh-keygen -l prints it, or the SHA-256 of a longer text."""
+    if recipient.text.startswith("ssh-"):
+        blob = base64.b64decode(recipient.text.split()[1])
+        return f"SHA256:{base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')}"
+    if len(recipient.text) <= _LONGEST_FINGERPRINT:
+        return recipient.text
+    return hashlib.sha256(recipient.text.encode()).hexdigest()
 
 
 def read_identities(path: Path) -> tuple[Identity, ...]:

@@ -17,7 +17,7 @@ from bastion.transcripts import ledger as ledgers
 from bastion.transcripts.asciicast import Input, Lines
 from bastion.transcripts.checkpoints import Checkpoints
 from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of, signature_path
-from bastion.transcripts.recipients import digest, parse_recipients
+from bastion.transcripts.recipients import RecipientList
 from bastion.transcripts.recorder import ASK, Recorder
 from bastion.transcripts.sealing import seal, seal_leftovers, write_signature
 from bastion.transcripts.signing import COMPLETE, Signer
@@ -45,8 +45,7 @@ class Transcripts:
         input: Input = "no-tty",  # noqa: A002 - the name the configuration gives it
         stream_limit: int = 64 * 2**20,
     ) -> None:
-        self._recipients = parse_recipients(recipients)
-        self._digest = digest(self._recipients)
+        self._recipients = RecipientList.parse(recipients)
         self._signer = Signer(signing_key)
         self._directory = directory
         self._input: Input = input
@@ -102,6 +101,29 @@ class Transcripts:
             os.close(self._lock)
             self._lock = -1
 
+    async def replace_recipients(self, recipients: Sequence[str]) -> bool:
+        """Encrypt new transcripts to these recipients, once the ledger has the change; running sessions keep theirs.
+
+        Returns whether that changed anything.
+
+        Raises:
+            ConfigurationError: there is no recipient or a malformed one; the last ones count.
+            RecordingFailed: the ledger does not take the change; the last ones count.
+        """
+        before, after = self._recipients, await asyncio.to_thread(RecipientList.parse, recipients)
+        if after.digest == before.digest:
+            return False
+        change = {
+            "before": before.digest,
+            "after": after.digest,
+            "added": sorted(after.fingerprints() - before.fingerprints()),
+            "removed": sorted(before.fingerprints() - after.fingerprints()),
+        }
+        await self.ledger.append("recipients changed", **change)
+        self._recipients = after
+        self._log.info("recipients changed", **change)
+        return True
+
     def open(
         self, session: Session, request: Request, target: Target, *, on_failure: Callable[[BastionError], None]
     ) -> AbstractAsyncContextManager[Recorder]:
@@ -135,8 +157,9 @@ class Transcripts:
         if UID.fullmatch(session.uid) is None:
             raise RecordingFailed("the session has no usable uid", ASK)
         lines = Lines(self._input, self._stream_limit, tty=request.terminal is not None)
-        header = lines.header(session, request, target, self._digest)
-        creating = asyncio.ensure_future(self._in_thread(self._create, session, on_failure))
+        recipients = self._recipients  # the header names the list that the file is encrypted to, also during a reload
+        header = lines.header(session, request, target, recipients.digest)
+        creating = asyncio.ensure_future(self._in_thread(self._create, session, recipients, on_failure))
         try:
             recorder: Recorder = await asyncio.shield(creating)
         except asyncio.CancelledError:
@@ -154,13 +177,15 @@ class Transcripts:
         if not creating.cancelled() and creating.exception() is None:
             self._syncing.submit(self._close_unclean, creating.result())
 
-    def _create(self, session: Session, on_failure: Callable[[BastionError], None]) -> Recorder:
+    def _create(
+        self, session: Session, recipients: RecipientList, on_failure: Callable[[BastionError], None]
+    ) -> Recorder:
         folder = self._directory / f"{session.created_at:%Y/%m/%d}"
         path = folder / f"{session.uid}{SUFFIX}"
         try:
             self._signer.check()
             folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-            recorder = Recorder(session.uid, folder, self._recipients, self._worker, on_failure)
+            recorder = Recorder(session.uid, folder, recipients.recipients, self._worker, on_failure)
         except FileExistsError as error:
             raise RecordingFailed("there is a transcript of this session already", ASK, detail=str(error)) from error
         except ConfigurationError as error:
@@ -170,7 +195,7 @@ class Transcripts:
             raise RecordingFailed(
                 f"the session cannot be recorded: {error.strerror}", ASK, detail=str(error)
             ) from error
-        fields = {"uid": session.uid, "path": str(path.relative_to(self._directory)), "recipients": self._digest}
+        fields = {"uid": session.uid, "path": str(path.relative_to(self._directory)), "recipients": recipients.digest}
         about = {
             "user": session.user,
             "stack": session.stack,
