@@ -139,7 +139,8 @@ class Name:
         """Read a trailing `.N` as the N-th replica of what stands before it; None when it cannot be read so."""
         service, _, number = self.service.rpartition(".")
         is_number = number.isascii() and number.isdecimal() and len(number) <= _REPLICA_DIGITS
-        return (service, int(number)) if service and is_number and not number.startswith("0") else None
+        has_leading_zero = number.startswith("0") and number != "0"  # a StatefulSet counts from 0
+        return (service, int(number)) if service and is_number and not has_leading_zero else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +208,12 @@ class Target:
 
     `hazards` says in words why entering it would be entering the host ("is privileged", …). `user` and `shell` are what
     the configuration chose for it; None leaves the choice to the container. `aliases` are other names of the service,
-    by which a grant may mean it. `containers` are the names one may write behind a `+`. `created` is when the replica
-    was made, in seconds since the epoch: where none is named the newest is meant; all 0, the first by name. `toolbox`
-    is whether it may be entered by a container with a shell beside it, when it has none.
+    by which a grant may mean it. `containers` are the names one may write behind a `+`. `toolbox` is whether it may be
+    entered by a container with a shell beside it, when it has none.
+
+    `number` is the replica's number by Compose, Swarm or its StatefulSet; None where nobody numbers replicas. A name
+    without a number means the replica with the lowest `preference` (0 ready or healthy, 1 starting, 2 unhealthy,
+    3 paused), then the newest by `created`, in seconds since the epoch, then the first by name.
     """
 
     runtime: str
@@ -228,6 +232,8 @@ class Target:
     aliases: tuple[str, ...] = ()
     containers: tuple[str, ...] = ()
     created: float = 0.0
+    number: int | None = None
+    preference: int = 0
     toolbox: bool = True
 
 

@@ -10,13 +10,14 @@ from typing import Final
 
 from bastion.config import StackSettings
 from bastion.errors import NoSuchTarget, Refused, RuntimeUnreachable
+from bastion.grammar import NAME_PART
 from bastion.model import Identity, Name, Target
 from bastion.runtimes import Runtime
 
 NAME_LIMIT: Final = 320  # bytes of the whole name
 SHOWN: Final = 20  # names listed in a hint
 STACK_VARIABLE: Final = "BASTION_STACK"
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_PART = re.compile(NAME_PART)
 _FORM = "write SERVICE@STACK: names of letters, digits, dots, dashes and underscores, such as web@mystack"
 
 MayEnter = Callable[[str, str], bool]
@@ -94,12 +95,12 @@ class Targets:
     async def resolve(self, name: Name, may_enter: MayEnter) -> Target:
         """Return the one running container that the name means, with the user and shell of its `[[stacks]]` entry.
 
-        A name that exists as written wins over reading a trailing `.N` as a replica; without one the newest replica is
-        meant, or the first by name where they have no age. The container found must be of a service that the user may
-        enter, whatever name led to it.
+        A name that exists as written wins over reading a trailing `.N` as a replica. Which replica a name without a
+        number means, `Target.preference` says. The container must be of a service that the user may enter, whatever
+        name led to it.
 
         Raises:
-            NoSuchTarget: there is none; the hint lists what there is.
+            NoSuchTarget: there is none, or it does not run; the hint lists what there is.
             Refused: it is of a service that the user may not enter.
             RuntimeUnreachable: the engine does not answer.
         """
@@ -118,7 +119,7 @@ class Targets:
             raise NoSuchTarget(
                 f"no service {name.service} runs in {stack}", await self._suggestions(name.service, stack, may_enter)
             )
-        target = max(found, key=lambda target: target.created)  # the first of those of one age
+        target = min(found, key=lambda target: (target.preference, -target.created))  # the first of equals
         if not any(may_enter(stack, service) for service in (target.service, *target.aliases)):
             raise Refused(
                 f"no grant lets you enter {name.service}@{stack}", await self._choices(name.service, may_enter)
@@ -208,11 +209,21 @@ class Targets:
             return []
 
 
-def _pick_replica(stack: str, found: list[Target], service: str, number: int) -> list[Target]:
-    if found and number > len(found):
-        words = f"{len(found)} replicas" if len(found) > 1 else "1 replica"
-        raise NoSuchTarget(f"{service}@{stack} has {words} and no number {number}", f"{service}.1@{stack} is the first")
-    return found[number - 1 : number]
+def _pick_replica(stack: str, replicas: list[Target], service: str, number: int) -> list[Target]:
+    """Return the replicas with that number: by their orchestrator's numbers, else by their places in the list from 1.
+
+    Two containers have one number while Compose replaces one by the other.
+    """
+    by_number: dict[int, list[Target]] = {}
+    is_numbered = any(replica.number is not None for replica in replicas)
+    for place, replica in enumerate(replicas, 1):
+        own = replica.number if is_numbered else place
+        if own is not None:
+            by_number.setdefault(own, []).append(replica)
+    if replicas and number not in by_number:
+        names = [f"{service}.{own}@{stack}" for own in sorted(by_number)]
+        raise NoSuchTarget(f"no replica {number} of {service}@{stack} runs", _enumerate("replicas that run", names))
+    return by_number.get(number, [])
 
 
 def _replica(target: Target) -> str:

@@ -9,13 +9,14 @@ from pydantic import AfterValidator
 
 from bastion.api.actions import Actions
 from bastion.gateway import Gateway
+from bastion.grammar import NAME_PART
 from bastion.keyring import Keyring
 from bastion.metrics import Metrics
 from bastion.sessions import Sessions
 from bastion.transcripts import Transcripts
 
 UID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
+NAME_PATTERN = f"^{NAME_PART}$"
 MOST_ON_A_PAGE = 1000
 
 

@@ -1,6 +1,7 @@
 """Find or make something that the demo can serve: labelled containers, a throwaway one, or local processes."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 
 from bastion.app.adapters import build_runtimes
 from bastion.config import Settings
-from bastion.errors import RuntimeUnreachable
+from bastion.errors import NoSuchTarget, RuntimeUnreachable
 from bastion.runtimes import Runtime
 
 DEMO_NAME = ("mystack", "web")
@@ -55,9 +56,10 @@ async def _enterable(runtimes: Mapping[str, Runtime]) -> list[tuple[str, str]]:
     names = []
     for runtime in runtimes.values():
         for stack, service in await runtime.services():
-            targets = await runtime.find(stack, service) if stack != "docker" else []  # "docker" are the unlabelled
-            if targets and not targets[0].hazards:
-                names.append((stack, service))
+            with contextlib.suppress(NoSuchTarget):  # it has stopped meanwhile
+                targets = await runtime.find(stack, service) if stack != "docker" else []  # "docker" are the unlabelled
+                if targets and not targets[0].hazards:
+                    names.append((stack, service))
     return names
 
 

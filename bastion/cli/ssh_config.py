@@ -10,11 +10,12 @@ import typer
 from bastion.cli.options import ConfigOption, JsonOption, read_settings
 from bastion.cli.output import say, write_json
 from bastion.errors import BastionError, ConfigurationError
+from bastion.grammar import NAME_PART
 
 if TYPE_CHECKING:
     from bastion.config import Settings
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_NAME: Final = re.compile(NAME_PART)
 _HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_%-]{0,252}")
 _EVERYWHERE: Final = ("0.0.0.0", "::", "")
 _LARGEST_PORT: Final = 65535

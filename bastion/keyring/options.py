@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-_NAME_RULE = "letters, digits, dots, dashes and underscores, a letter or digit first"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+from bastion.grammar import NAME_PART
+
+_NAME_RULE = "letters, digits, dots, dashes and underscores, no dot or dash first"
+_NAME = re.compile(NAME_PART)
 _TIME = re.compile(r"(\d{8})(\d{4})?(\d{2})?(Z?)", re.ASCII)
 _OPTION = re.compile(r"([A-Za-z0-9-]{1,32})(=)?")
 _ADDRESS_PATTERN = re.compile(r"[0-9A-Fa-f.:*?]{1,64}")

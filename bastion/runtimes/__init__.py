@@ -131,10 +131,10 @@ class Runtime(Protocol):
         """List the running replicas of a service, or the one container (pod) of the stack with exactly that name.
 
         One target a replica: its `container`, or the one that is entered when none is named; a replica without is left
-        out. Sorted by name, so that the first is replica 1. Empty when there is none.
+        out. Sorted by name. Empty when there is none.
 
         Raises:
-            NoSuchTarget: there is such a service, but nothing of it is ready; says what could be entered instead.
+            NoSuchTarget: there is such a service, but nothing of it runs or is ready; the text says how it is.
             RuntimeUnreachable: the engine does not answer.
         """
         ...

@@ -70,7 +70,7 @@ def test_the_stack_is_found_without_naming_it(bastion: Bastion) -> None:
 
 
 def test_a_replica_by_its_number(bastion: Bastion) -> None:
-    """`web.1` is the first container of web by name."""
+    """`web.1` is the first container of web by name, where neither Compose nor Swarm numbers it."""
     assert bastion.ssh("echo one", name="web.1@mystack").stdout == b"one\n"
 
 

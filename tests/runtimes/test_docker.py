@@ -14,6 +14,7 @@ from bastion.errors import (
     ConnectionLost,
     ContainerEnded,
     NoShell,
+    NoSuchTarget,
     RuntimeFailed,
     RuntimeUnreachable,
 )
@@ -152,7 +153,7 @@ async def test_gone_and_paused_before(engine: Engine, docker: DockerRuntime, con
 
 
 async def test_restarting(engine: Engine, docker: DockerRuntime) -> None:
-    """Between two starts of a container it is not listed, and nothing runs in it."""
+    """Between two starts of a container the name says so, and nothing runs in it."""
     container_id = engine.start(
         "again", engine.image_busybox, stack="again", service="again", args=("--restart", "always"), command=("false",)
     )
@@ -162,7 +163,8 @@ async def test_restarting(engine: Engine, docker: DockerRuntime) -> None:
             await asyncio.sleep(0.05)
         with pytest.raises(ContainerEnded, match="restarting"):
             await World(docker, Target("docker", "again", "again", container_id, "again"), str).command("true")
-        assert await docker.find("again", "again") == []
+        with pytest.raises(NoSuchTarget, match="again@again is in a restart loop"):
+            await docker.find("again", "again")
     finally:
         engine.remove("again")
 

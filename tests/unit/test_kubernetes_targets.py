@@ -122,6 +122,15 @@ def test_a_pods_workload_is_its_controller(reference: dict[str, Any], expected: 
     assert owner(metadata) == expected
 
 
+def test_a_statefulsets_pods_have_its_ordinals() -> None:
+    """`db-2` is replica 2 whatever else runs; a Deployment's pods have no numbers."""
+    reference = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": True}
+    pods = [pod(f"db-{ordinal}", None, metadata={"ownerReferences": [reference]}) for ordinal in (0, 2, 10)]
+    within = view(*pods, workloads=(Workload("StatefulSet", "db", ()), deployment("web")))
+    assert {target.pod_name: target.number for target in found(within, "db")} == {"db-0": 0, "db-2": 2, "db-10": 10}
+    assert [target.number for target in found(view(pod()), "web")] == [None]
+
+
 def test_a_bare_pod_is_a_service() -> None:
     """Of its own name, also when its controller is of a kind that is no service."""
     alone = pod("alone", None)

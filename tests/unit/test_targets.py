@@ -55,6 +55,7 @@ def targets(runtime: Runtime, *stacks: StackSettings) -> Targets:
         ("web+sidecar@shop", Name("web", "sidecar", "shop")),
         ("web.2+side.car@my.shop", Name("web.2", "side.car", "my.shop")),
         ("W_e-b.@S", Name("W_e-b.", None, "S")),
+        ("_web@_shop", Name("_web", None, "_shop")),
         ("0", Name("0")),
         ("a" * 253, Name("a" * 253)),
         (f"{'a' * 253}@{'b' * 66}", Name("a" * 253, None, "b" * 66)),
@@ -70,7 +71,7 @@ NO_NAMES = [
     "a@b+c", "a++b", "web @shop", " web@shop", "web@shop ", "web\t@shop", "web\n@shop",
     "web@shop\n", "web\r@shop", "a\0b", "\0", "web\x1b[2J@shop", "web@../shop", "../web@shop",
     "..@shop", ".@shop", "a/b@shop", "/etc/passwd@shop", "a\\b@shop", "-web@shop", ".web@shop",
-    "_web@shop", "web@-shop", "web@.shop", "%u@shop", "%h", "$(id)@shop", "`id`@shop",
+    "web@-shop", "web@.shop", "%u@shop", "%h", "$(id)@shop", "`id`@shop",
     "${HOME}@shop", "a;b@shop", "a|b@shop", "a&b@shop", "a>b@shop", "'web'@shop", '"web"@shop',
     "web'--@shop", "a=b@shop", "a,b@shop", "a:b@shop", "a*@shop", "w?b@shop", "[a]@shop",
     "{a}@shop", "~@shop", "#a@shop", "!a@shop", "web＠shop", "ｗｅｂ@shop", "．．／@shop", "wéb@shop",
@@ -124,9 +125,9 @@ async def test_name_becomes_its_container(name: str, found: str) -> None:
 @pytest.mark.parametrize(
     ("name", "public", "hint"),
     [
-        ("web.3@shop", "web@shop has 2 replicas and no number 3", "web.1@shop is the first"),
-        ("db.2@shop", "db@shop has 1 replica and no number 2", "db.1@shop is the first"),
-        ("web.0@shop", "no service web.0 runs in shop", "did you mean web@shop?"),
+        ("web.3@shop", "no replica 3 of web@shop runs", "replicas that run: web.1@shop, web.2@shop"),
+        ("db.2@shop", "no replica 2 of db@shop runs", "replicas that run: db.1@shop"),
+        ("web.0@shop", "no replica 0 of web@shop runs", "replicas that run: web.1@shop, web.2@shop"),
         ("web.02@shop", "no service web.02 runs in shop", "web"),
         ("web.99999999999@shop", "no service web.99999999999 runs in shop", "services of shop: api, api.2, db, web"),
         ("wbe@shop", "no service wbe runs in shop", "did you mean web@shop? services of shop: api, api.2, db, web"),
@@ -205,8 +206,8 @@ async def test_newest_replica_is_meant(name: str, found: str) -> None:
         ("web+nope@prod", "web@prod has no container nope", "containers: app, log"),
         ("web.2+log@prod", "web.2@prod has no container log", "containers: app"),
         ("web-b+log@prod", "web-b@prod has no container log", "containers: app"),
-        ("web.4@prod", "web@prod has 3 replicas and no number 4", "web.1@prod is the first"),
-        ("web.4+log@prod", "web@prod has 3 replicas and no number 4", "web.1@prod is the first"),
+        ("web.4@prod", "no replica 4 of web@prod runs", "replicas that run: web.1@prod, web.2@prod, web.3@prod"),
+        ("web.4+log@prod", "no replica 4 of web@prod runs", "replicas that run: web.1@prod"),
     ],
 )
 async def test_container_that_is_not_there_is_explained(name: str, public: str, hint: str) -> None:

@@ -1,12 +1,12 @@
 """The Docker runtime: names become containers, requests become execs, and nothing is left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import Final
 
-from bastion.errors import ContainerEnded, RuntimeFailed
+from bastion.errors import ContainerEnded, NoSuchTarget, RuntimeFailed
 from bastion.model import Request, Target
 from bastion.runtimes import Exec
 from bastion.runtimes.dialling import ExecConnection, by_exec
@@ -52,17 +52,18 @@ class DockerRuntime:
 
     async def services(self) -> list[tuple[str, str]]:
         """List (stack, service) of everything that runs; see the port."""
-        return sorted({(entry.stack, entry.service) for entry in await self._list()})
+        return sorted({(entry.stack, entry.service) for entry in await self._list() if not entry.is_one_off})
 
     async def find(self, stack: str, service: str, container: str | None = None) -> list[Target]:
         """List the running containers of a service, or the one with that name; see the port.
 
-        A container holds no others, so only its own name may be its `container`.
+        A container holds no others, so only its own name may be its `container`. One-off containers of
+        `docker compose run` are no replicas: they are entered by their own names.
         """
-        here = [entry for entry in await self._list() if entry.stack == stack]
-        chosen = [entry for entry in here if entry.service == service]
-        chosen = chosen or [entry for entry in here if entry.container_name == service]
-        chosen = [entry for entry in chosen if container in (None, entry.container_name)]
+        candidates = _of_name(await self._list(), stack, service)
+        if not candidates:
+            await self._refuse_stopped(stack, service)
+        chosen = [entry for entry in candidates if container in (None, entry.container_name)]
         details = await asyncio.gather(
             *(self._engine.ask("inspect_container", entry.container_id) for entry in chosen),
             return_exceptions=True,
@@ -126,8 +127,26 @@ class DockerRuntime:
             self._looked = True
         entries = await self._engine.ask("containers")
         self._toolboxes.adopt(entries)
-        found = [targets.place(entry) for entry in entries]
-        return [place for place in found if place is not None]
+        places = [targets.place(entry) for entry in entries if targets.runs(entry)]
+        return [place for place in places if place is not None]
+
+    async def _refuse_stopped(self, stack: str, service: str) -> None:
+        """Raise NoSuchTarget when containers of that name are there and none of them runs; the newest is described."""
+        entries = {str(entry["Id"]): entry for entry in await self._engine.ask("containers", all=True)}
+        places = [place for place in map(targets.place, entries.values()) if place is not None]
+        if stopped := _of_name(places, stack, service):
+            newest = max(stopped, key=lambda entry: entry.created)
+            raise NoSuchTarget(
+                f"{service}@{stack} {targets.describe_stopped(entries[newest.container_id])}",
+                f"its log says why: ask whoever runs {stack}",
+            )
 
     async def _running(self) -> set[str]:
         return {str(entry["Id"]) for entry in await self._engine.ask("containers")}
+
+
+def _of_name(places: Sequence[targets.Place], stack: str, service: str) -> list[targets.Place]:
+    """Return the replicas of a service of the stack, or else the container of exactly that name."""
+    here = [entry for entry in places if entry.stack == stack]
+    replicas = [entry for entry in here if entry.service == service and not entry.is_one_off]
+    return replicas or [entry for entry in here if entry.container_name == service]

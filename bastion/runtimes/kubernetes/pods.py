@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from bastion.grammar import NAME_PART
 from bastion.runtimes.host_paths import opens_engine
 
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+NAME: Final = re.compile(NAME_PART)
 LABELS: Final = ("app.kubernetes.io/name", "app.kubernetes.io/component", "app")
 _DEFAULT_CONTAINER: Final = "kubectl.kubernetes.io/default-container"
 _KINDS: Final = ("StatefulSet", "DaemonSet")

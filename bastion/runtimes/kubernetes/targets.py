@@ -1,5 +1,6 @@
 """From names to targets: which workloads a name means, which of their pods may be entered, and by which container."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -9,6 +10,7 @@ from bastion.model import Target
 from bastion.runtimes.kubernetes.pods import Container, Pod, Workload
 
 SHOWN: Final = 20  # pods listed in a hint
+_ORDINAL: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _SUFFIXES: Final = ("-deployment", "-statefulset")
 
 
@@ -147,6 +149,7 @@ class _Maker:
             aliases=self.names.aliases(workload) if workload is not None else (),
             containers=tuple(found.name for found in pod.containers if found.is_running),
             created=pod.created,
+            number=_ordinal(pod),
         )
 
 
@@ -158,6 +161,14 @@ def default(pod: Pod, services: Iterable[str]) -> Container | None:
             if container.name == name:
                 return container
     return regular[0] if regular else None
+
+
+def _ordinal(pod: Pod) -> int | None:
+    """Return the N of a StatefulSet's pod `NAME-N`; pods of other workloads have no numbers."""
+    if pod.owner is None or pod.owner[0] != "StatefulSet":
+        return None
+    match = _ORDINAL.fullmatch(pod.name.removeprefix(f"{pod.owner[1]}-"))
+    return int(match[0]) if match else None
 
 
 def _short(name: str) -> str:
