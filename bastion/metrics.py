@@ -37,7 +37,10 @@ class Metrics:
         )
         self._logins = Counter("bastion_logins", "Connections that logged in", registry=self.registry)
         self._turned_away = Counter(
-            "bastion_turned_away", "Connections refused unheard because too many wait to log in", registry=self.registry
+            "bastion_turned_away",
+            "Connections refused before a key exchange: penalty, handshake-rate, max-startups",
+            ["reason"],
+            registry=self.registry,
         )
         self._bytes = Counter(
             "bastion_session_bytes",
@@ -67,9 +70,9 @@ class Metrics:
         """Count a connection that logged in."""
         self._logins.inc()
 
-    def turned_away(self) -> None:
-        """Count a connection that was refused unheard, because too many wait to log in."""
-        self._turned_away.inc()
+    def turned_away(self, reason: str) -> None:
+        """Count a connection that was refused before a key exchange; `reason` is one of a few."""
+        self._turned_away.labels(reason).inc()
 
     def render(self) -> bytes:
         """Return everything in the Prometheus text format 0.0.4, whose content type is `content_type`."""

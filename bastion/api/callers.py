@@ -1,6 +1,5 @@
 """Who calls, and what they may: decided before a request's body is read, and denied where no scope is declared."""
 
-import ipaddress
 import pwd
 import time
 from collections import OrderedDict
@@ -12,6 +11,7 @@ import structlog
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
+from bastion.admission import source_of
 from bastion.api.problems import ForbiddenError, TooManyFailuresError, UnauthenticatedError
 from bastion.api.tokens import SCOPES, Scope, Token, Tokens
 
@@ -62,7 +62,7 @@ class Failures:
 
     def count(self, address: str) -> int:
         """Count one more and return how many it were in this window."""
-        key, present = network(address), self._clock()
+        key, present = source_of(address), self._clock()
         began, number = self._windows.pop(key, (present, 0))
         if present - began >= WINDOW_SECONDS:
             began, number = present, 0
@@ -163,17 +163,6 @@ async def _caller(request: Request) -> Caller:
 
 
 Calling = Annotated[Caller, Depends(_caller)]
-
-
-def network(address: str) -> str:
-    """Return what an address counts as: one of IPv4 itself, of IPv6 its /64, which one client may own."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _name_of(user_id: int) -> str:

@@ -10,7 +10,8 @@ from typing import Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bastion.api.callers import Peer, network
+from bastion.admission import source_of
+from bastion.api.callers import Peer
 from bastion.api.limits import BODY_SECONDS
 
 MOST_CONNECTIONS: Final = 128  # of one listener
@@ -137,4 +138,4 @@ def _network_of(transport: asyncio.Transport) -> str:
     """Return what the client's address counts as; nothing on a unix socket, whose clients are administrators."""
     if transport.get_extra_info("socket").family == socket.AF_UNIX:
         return ""
-    return network(str((transport.get_extra_info("peername") or ("unknown",))[0]))
+    return source_of(str((transport.get_extra_info("peername") or ("unknown",))[0]))

@@ -13,19 +13,24 @@ from bastion.config.sections import (
     SshSettings,
 )
 from bastion.config.settings import KUBERNETES, Settings
+from bastion.config.startups import NO_PENALTIES, IpNetwork, MaxStartups, PenaltyRules
 from bastion.config.values import EVERYWHERE, Permission, Seconds
 
 __all__ = [
     "EVERYWHERE",
     "KUBERNETES",
+    "NO_PENALTIES",
     "ApiSettings",
     "AuditSettings",
     "DockerSettings",
     "GrantSettings",
     "GroupSettings",
+    "IpNetwork",
     "KeysSettings",
     "KubernetesSettings",
     "LogSettings",
+    "MaxStartups",
+    "PenaltyRules",
     "Permission",
     "Seconds",
     "SessionsSettings",

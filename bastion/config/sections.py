@@ -1,5 +1,6 @@
 """The sections of the configuration that there is one of: what each option is, and what it may be."""
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from bastion.config.startups import MaxStartups, Networks, Penalties, PenaltyRules, Startups
 from bastion.config.values import HOST_AND_PORT, Bytes, Seconds, Section, Words, is_loopback, one_or_more
 
 
@@ -15,8 +17,12 @@ class SshSettings(Section):
 
     listen: Words = ("127.0.0.1:2222",)
     login_grace: Seconds = 30
-    max_startups: int = Field(default=100, ge=1, description="connections that have not logged in yet")
+    max_startups: Startups = Field(default=MaxStartups(50, 30, 200), description="connections not logged in yet")
     max_startups_per_source: int = Field(default=10, ge=1)
+    max_handshakes: float = Field(default=100, ge=0, description="a second, from everywhere; 0 is no limit")
+    max_handshakes_per_source: float = Field(default=20, ge=0, description="a second, from one source; 0 is no limit")
+    penalties: Penalties = PenaltyRules()
+    penalty_exempt: Networks = (ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("::1"))
     max_channels: int = Field(default=10, ge=1, description="sessions on one connection")
     keepalive: Seconds = 30
     drain_timeout: Seconds = Field(default=30, description="how long sessions go on after SIGTERM; 0 ends them at once")

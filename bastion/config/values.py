@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -31,7 +31,7 @@ def _quantity(units: Mapping[str, float], word: str, example: str) -> Callable[[
 
 Seconds = Annotated[
     float,
-    BeforeValidator(_quantity(_UNITS, "time", '"30s"'), json_schema_input_type=str),
+    BeforeValidator(_quantity(UNITS, "time", '"30s"'), json_schema_input_type=str),
     Field(ge=0, allow_inf_nan=False),
 ]
 Bytes = Annotated[int, BeforeValidator(_quantity(_SIZES, "size", '"64MiB"'), json_schema_input_type=str), Field(ge=0)]

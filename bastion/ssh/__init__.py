@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 import asyncssh
 import structlog
 
+from bastion.admission import Gatekeeper, Refusal
 from bastion.config import SshSettings
 from bastion.errors import ConfigurationError, SessionEnded
 from bastion.gateway import Gateway
@@ -18,13 +18,13 @@ from bastion.keyring import Keyring
 from bastion.metrics import Metrics
 from bastion.model import Request
 from bastion.ssh.channel import SessionChannel
-from bastion.ssh.connection import Connection, source_of
+from bastion.ssh.connection import Connection
+from bastion.ssh.front_door import FrontDoor
 from bastion.ssh.host_keys import certificates_stamp, read_host_keys
 
 SAFE_ASYNCSSH = (2, 24, 1)
 KEY_CHECK_SECONDS = 2.0
 CLOSE_SECONDS = 10.0
-MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED = 1024
 LONGEST_ORIGINAL_COMMAND = 64 * 1024  # characters; an environment variable of 128 KiB keeps a program from starting
 
 log = structlog.get_logger(__name__)
@@ -39,12 +39,13 @@ class SshServer:
     def __init__(self, settings: SshSettings, keyring: Keyring, gateway: Gateway, metrics: Metrics) -> None:
         self.keyring = keyring
         self.max_channels = settings.max_channels
+        self.login_grace = settings.login_grace
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
         self._listeners: list[asyncssh.SSHAcceptor] = []
         self._connections: set[Connection] = set()
-        self._startups: dict[Connection, str] = {}
+        self._gatekeeper = Gatekeeper(settings)
         self._work: set[asyncio.Task[None]] = set()
         self._granted: set[Connection] = set()
         self._host_stamp: tuple[object, ...] = ()
@@ -61,12 +62,13 @@ class SshServer:
         self._host_stamp = certificates_stamp(self.keyring.host_keys())
         for address in self._settings.listen:
             host, port = _split(address)
+            door = FrontDoor(self._gatekeeper, self)
             try:
                 listener = await asyncssh.listen(
                     host,
                     port,
-                    backlog=MOST_CONNECTIONS_WAITING_TO_BE_ACCEPTED,
-                    server_factory=partial(Connection, self),
+                    tunnel=door,
+                    server_factory=partial(self._take, door),
                     server_host_keys=host_keys,
                     server_version="bastion",
                     gss_host=None,
@@ -127,29 +129,20 @@ class SshServer:
             for key in self.keyring.newly_expired():
                 self.keep(self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint))
             self._follow_host_certificates()
-            for connection in [c for c in self._connections if c not in self._startups]:
+            for connection in [c for c in self._connections if c.is_logged_in]:
                 self._end_if_not_good(connection)
                 self._end_if_not_granted(connection)
 
     # What a connection asks of its server.
 
-    def admit(self, connection: Connection) -> bool:
-        """Take the connection in, unless too many wait to log in, from everywhere or from its address."""
-        per_source = Counter(self._startups.values())
-        source = source_of(connection.address)
-        if (
-            per_source.total() >= self._settings.max_startups
-            or per_source[source] >= self._settings.max_startups_per_source
-        ):
-            self._metrics.turned_away()
-            return False
-        self._startups[connection] = source
-        self._connections.add(connection)
-        return True
+    def turned_away(self, address: str, refusal: Refusal) -> None:
+        """Count a connection that was refused when it arrived."""
+        self._metrics.turned_away(refusal.reason)
+        log.debug("turned away", client_address=address, reason=refusal.reason)
 
     def logged_in(self, connection: Connection) -> None:
         """Count the connection as logged in."""
-        self._startups.pop(connection, None)
+        self._gatekeeper.log_in(connection.startup)
         self._metrics.login()
         facts = connection.facts
         log.info("login", **facts)
@@ -158,10 +151,21 @@ class SshServer:
             self._granted.add(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Let go of a connection that is lost."""
-        self._startups.pop(connection, None)
+        """Let go of a connection that is lost; one that never logged in may be held against its source."""
+        self._gatekeeper.leave(connection.startup, logged_in=connection.is_logged_in)
+        if (offence := connection.offence) is not None:
+            self._gatekeeper.penalise(connection.address, offence)
         self._connections.discard(connection)
         self._granted.discard(connection)
+
+    def _take(self, door: FrontDoor) -> Connection:
+        """Return the owner of the connection that the door has just admitted."""
+        startup, door.arriving = door.arriving, None
+        if startup is None:
+            raise RuntimeError("asyncssh made a connection that did not come in by the door")
+        connection = Connection(self, startup)
+        self._connections.add(connection)
+        return connection
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""

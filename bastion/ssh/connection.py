@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import Coroutine
 from typing import Protocol
 
 import asyncssh
 import structlog
 
+from bastion.admission import Offence, Startup
 from bastion.errors import BastionError, SessionEnded
 from bastion.keyring import Admission, Keyring, NotAdmitted
 from bastion.model import Identity, Name, Request
@@ -31,10 +31,7 @@ class Server(Protocol):
 
     keyring: Keyring
     max_channels: int
-
-    def admit(self, connection: "Connection") -> bool:
-        """Take the connection in, unless too many wait to log in."""
-        ...
+    login_grace: float
 
     def logged_in(self, connection: "Connection") -> None:
         """Count it as logged in."""
@@ -64,14 +61,18 @@ class Connection(asyncssh.SSHServer):
     name: Name
     guard: Guard
 
-    def __init__(self, server: Server) -> None:
+    address = ""
+
+    def __init__(self, server: Server, startup: Startup) -> None:
+        self.startup = startup
         self._server = server
         self._verified: tuple[str, bytes, Admission | None] | None = None
-        self._admitted = False
+        self._is_evicted = False
         self._authenticated = False
         self._ending = False
         self._probes = 0
         self._bad_signatures = 0
+        self._failures = 0
         self._refused_channels = 0
         self._channels: set[SessionChannel] = set()
         self._under_way = 0
@@ -81,22 +82,19 @@ class Connection(asyncssh.SSHServer):
     # Arriving and leaving.
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        """Admit the connection and stand guard over it."""
+        """Stand guard over the connection; while it waits to log in it may have to go for another."""
         self._conn = conn
         self.address = str((conn.get_extra_info("peername") or ("",))[0])
-        self._admitted = self._server.admit(self)
-        if not self._admitted:
-            conn.abort()
-            return
+        self._arrived_at = asyncio.get_running_loop().time()
+        self.startup.evict = self._evict
         self.guard = Guard(conn)
         conn.validate_public_key = self._verify_key  # type: ignore[method-assign,assignment] # asyncssh passes by position
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that waits for this connection."""
         self._all_closed.set()
-        if self._admitted:
-            self.guard.release()
-            self._server.forget(self)
+        self._server.forget(self)
+        self.guard.release()
 
     @property
     def local_address(self) -> str:
@@ -119,6 +117,27 @@ class Connection(asyncssh.SSHServer):
         if (found := identity.certificate) is not None:
             facts |= {"key_id": found.key_id, "serial": found.serial, "authority": found.authority}
         return facts
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether a key's signature was good."""
+        return self._authenticated
+
+    @property
+    def offence(self) -> Offence | None:
+        """What the end of this connection is held against its source for: a login that failed or was not tried.
+
+        As sshd(8) sees it: the grace used up counts first, then attempts that failed, then that there was none.
+        """
+        if self._authenticated or self._is_evicted:
+            return None
+        if asyncio.get_running_loop().time() - self._arrived_at >= self._server.login_grace > 0:
+            return "grace_exceeded"
+        return "authfail" if self._failures else "noauth"
+
+    def _evict(self) -> None:
+        self._is_evicted = True
+        self._conn.disconnect(asyncssh.DISC_TOO_MANY_CONNECTIONS, "Exceeded MaxStartups")
 
     @property
     def is_idle(self) -> bool:
@@ -172,6 +191,7 @@ class Connection(asyncssh.SSHServer):
             self._bad_signatures += not good
         else:
             self._probes += 1
+        self._failures += not good
         if self._bad_signatures > MOST_BAD_SIGNATURES or self._probes > MOST_PROBES:
             raise asyncssh.DisconnectError(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
@@ -248,16 +268,3 @@ class Connection(asyncssh.SSHServer):
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""
         self._server.keep(work)
-
-
-def source_of(address: str) -> str:
-    """Return what a client's address counts as: an IPv4 address itself, of IPv6 the /64, which one client may own."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)

@@ -11,7 +11,16 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bastion.config import GrantSettings, GroupSettings, Settings, StackSettings, load, locate
+from bastion.config import (
+    NO_PENALTIES,
+    GrantSettings,
+    GroupSettings,
+    Settings,
+    SshSettings,
+    StackSettings,
+    load,
+    locate,
+)
 from bastion.errors import ConfigurationError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -25,8 +34,12 @@ TABLES: dict[str, type[BaseModel]] = {"stacks": StackSettings, "groups": GroupSe
 OTHER: dict[str, Any] = {
     "ssh.listen": ["0.0.0.0:22", "[::]:22"],
     "ssh.login_grace": "1.5m",
-    "ssh.max_startups": 7,
+    "ssh.max_startups": "5:60:70",
     "ssh.max_startups_per_source": 8,
+    "ssh.max_handshakes": 50.5,
+    "ssh.max_handshakes_per_source": 6,
+    "ssh.penalties": "authfail:1m noauth:500ms max-sources:10",
+    "ssh.penalty_exempt": ["10.0.0.0/8", "2001:db8::1"],
     "ssh.max_channels": 9,
     "ssh.keepalive": "10s",
     "ssh.drain_timeout": "30m",
@@ -89,6 +102,21 @@ def documented() -> dict[str, dict[str, str]]:
         elif row := re.fullmatch(r"\| `(\w+)` \| (.+?) \| \S.* \|", line):
             sections[list(sections)[-1]][row[1]] = row[2]
     return sections
+
+
+@pytest.mark.parametrize(
+    ("value", "limits"), [(100, "100:100:100"), ("100", "100:100:100"), ("10:30:100", "10:30:100")]
+)
+def test_max_startups_is_sshds(value: object, limits: str) -> None:
+    """One number is where all are refused; three are start:rate:full."""
+    assert str(SshSettings.model_validate({"max_startups": value}).max_startups) == limits
+
+
+def test_penalties_are_sshds() -> None:
+    """What is not named keeps its default; `no` turns all of them off."""
+    rules = SshSettings.model_validate({"penalties": "authfail:10s grace-exceeded:1m"}).penalties
+    assert (rules.authfail, rules.noauth, rules.grace_exceeded, rules.min) == (10, 1, 60, 15)
+    assert SshSettings.model_validate({"penalties": "no"}).penalties == NO_PENALTIES
 
 
 def test_page_has_every_option_and_no_other() -> None:
@@ -223,6 +251,17 @@ def test_environment_sets_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[ssh]\nmax_startups = 0", "ssh.max_startups: must be at least 1"),
         ("[ssh]\nmax_startups = 'many'", "ssh.max_startups: must be a whole number"),
         ("[ssh]\nmax_startups = 1.5", "ssh.max_startups: must be a whole number"),
+        ("[ssh]\nmax_startups = true", "ssh.max_startups: must be a whole number"),
+        ("[ssh]\nmax_startups = '10:30'", 'ssh.max_startups: must be a whole number, or "start:rate:full"'),
+        ("[ssh]\nmax_startups = '20:30:10'", "ssh.max_startups: must have a start that is no more than full"),
+        ("[ssh]\nmax_startups = '1:101:10'", "ssh.max_startups: must have a start"),
+        ("[ssh]\npenalties = 'authfail'", "ssh.penalties: has authfail, and must be KIND:DURATION of authfail, noauth"),
+        ("[ssh]\npenalties = 'sleep:1s'", "ssh.penalties: has sleep:1s, and must be KIND:DURATION"),
+        ("[ssh]\npenalties = 'min:1s min:2s'", "ssh.penalties: has min twice"),
+        ("[ssh]\npenalties = 'min:1h max:1m'", "ssh.penalties: must have max-sources of 1 or more, and a min"),
+        ("[ssh]\npenalties = 'max-sources:10s'", "ssh.penalties: has a unit behind max-sources"),
+        ("[ssh]\npenalties = 5", "ssh.penalties: must be words such as"),
+        ("[ssh]\npenalty_exempt = ['10.0.0.1/8']", "ssh.penalty_exempt: has 10.0.0.1/8, which is no address"),
         ("[ssh]\nmax_startups = []", "ssh.max_startups: must be a whole number"),
         ("[ssh]\nnotice = 'perhaps'", "ssh.notice: must be true or false"),
         ("[ssh]\nlogin_grace = 'soon'", "ssh.login_grace: is no time; write a number and one of ms, s, m, h, d"),
@@ -323,7 +362,7 @@ def test_other_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     """Variables that only begin with the same word disturb nothing."""
     for name in ("BASTION_CONFIG", "BASTION_DEBUG", "BASTION_REQUIRE_DOCKER", "BASTION_STACK", "BASTIONS__X"):
         monkeypatch.setenv(name, "1")
-    assert load(None).ssh.max_startups == 100
+    assert load(None).ssh.max_channels == 10
 
 
 @pytest.mark.parametrize("contents", [b"[ssh", b"a = 1\na = 2", b"\xff\xfe", b"= 3"])

@@ -61,7 +61,7 @@ def test_nothing_that_a_peer_chose_is_in_the_numbers() -> None:
     metrics.session_ended(ended(0), bytes_in=0, bytes_out=0)
     metrics.refused("refused")
     metrics.login()
-    metrics.turned_away()
+    metrics.turned_away("penalty")
     assert b"CANARY" not in metrics.render()
     assert value(metrics, "bastion_refused_total", code="refused") == 1
 

@@ -6,8 +6,8 @@ import ipaddress
 import asyncssh
 from asyncssh.packet import String, UInt32
 
+from bastion.admission import source_of
 from bastion.errors import SessionEnded
-from bastion.ssh.connection import source_of
 from tests.unit.ssh.house import CLOSE, CONFIRMED, DATA, REFUSED, House, Raw, until
 
 
