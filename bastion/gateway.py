@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from bastion import descriptors
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, Refused, SessionEnded
 from bastion.files.hints import hint_for
@@ -93,6 +94,7 @@ class Gateway:
         """Carry the request out, or tell the client in one line why not and in the next what to do."""
         try:
             asked, target, grant = await self.find(identity, request, local_address)
+            descriptors.check_room()
             access = self._rules.policy.file_access(identity, target) if asked.kind == "subsystem" else None
             async with self._sessions.open(identity, request, target, grant) as session:
                 self._granted[session] = identity, asked, target, access

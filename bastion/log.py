@@ -1,8 +1,15 @@
-"""The server's own log: one line per fact on standard error, JSON or for eyes, every foreign string made harmless."""
+"""The server's own log: one line per fact on standard error, JSON or for eyes, every foreign string made harmless.
 
+Logging never raises, whatever a line holds and wherever it goes: the log's volume may be full, its reader gone. The
+next line that is written says in `lines_lost` how many were not.
+"""
+
+import json
 import logging
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TextIO
 
 import structlog
@@ -17,6 +24,8 @@ TEXT_LIMIT: Final = 4096
 CUT: Final = "…(cut)"
 _ITEMS_LIMIT: Final = 64
 _DEPTH_LIMIT: Final = 4
+_REPEAT_SECONDS: Final = 10.0
+_KINDS_LIMIT: Final = 256
 _LIBRARIES: Final = ("asyncssh", "docker", "urllib3", "uvicorn", "httpx", "httpcore", "asyncio")
 
 
@@ -55,18 +64,21 @@ def configure(style: str = "json", level: str = "info", stream: TextIO | None = 
         else structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     )
     threshold = logging.getLevelNamesMapping()[level.upper()]
+    lines = _Lines(out)
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _harmless,
+        *([_rename_stack] if style == "console" else []),
+        lines.add_lost,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _harmless,
-            *([_rename_stack] if style == "console" else []),
-            renderer,
-        ],
+        processors=[_Unfailing(processors)],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=lines,
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -111,12 +123,94 @@ def session_line(
     )
 
 
+class Repeated:
+    """Bounds how often one kind of line is written: the first at once, later ones as a number.
+
+    Args:
+        seconds: the least time between two lines.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._unreported = 0
+        self._reported_at = -seconds
+
+    def count(self) -> int:
+        """Count one more; return how many to report now, 0 while it is too early."""
+        self._unreported += 1
+        if (now := time.monotonic()) - self._reported_at < self._seconds:
+            return 0
+        number, self._unreported, self._reported_at = self._unreported, 0, now
+        return number
+
+
+class _Unfailing:
+    """Runs structlog's processors; a line that one of them cannot take becomes one that says so."""
+
+    def __init__(self, processors: Sequence[Processor]) -> None:
+        self._processors = processors
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> Any:
+        line: Any = event
+        try:
+            for process in self._processors:
+                line = process(logger, method, line)
+        except Exception as error:  # noqa: BLE001 - a line is never worth the process
+            return json.dumps({"event": "log line failed", "level": "error", "error": type(error).__name__})
+        return line
+
+
+class _Lines:
+    """Makes structlog's loggers: one that writes to one stream, in any thread, and does not raise."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._turn = threading.Lock()
+        self._lost = 0
+
+    def __call__(self, *_arguments: object) -> "_Lines":
+        return self
+
+    def add_lost(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """Note in the event how many lines before it could not be written."""
+        if self._lost:
+            event["lines_lost"] = self._lost
+        return event
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        with self._turn:
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+                self._lost = 0
+            except (OSError, ValueError):  # ValueError: the stream is closed
+                self._lost += 1
+
+    debug = info = warning = warn = error = err = critical = fatal = failure = log = exception = msg
+
+
 class _Bridge(logging.Handler):
-    """Hands what libraries log through the standard library to the same processors."""
+    """Hands what libraries log through the standard library to the same processors, each kind of line now and then.
+
+    asyncio writes a traceback for each accept without a descriptor, and a warning for each write to a lost connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[tuple[str, str], Repeated] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        trace = {"exc_info": record.exc_info} if record.exc_info else {}
-        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **trace)
+        kind = record.name, str(record.msg)[:TEXT_LIMIT].partition("\n")[0]
+        if kind not in self._kinds and len(self._kinds) >= _KINDS_LIMIT:
+            self._kinds.clear()
+        number = self._kinds.setdefault(kind, Repeated(_REPEAT_SECONDS)).count()
+        if not number:
+            return
+        facts: dict[str, Any] = {"repeated": number} if number > 1 else {}
+        if record.exc_info:
+            facts["exc_info"] = record.exc_info
+        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **facts)
 
 
 def _harmless(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -38,7 +38,7 @@ class Metrics:
         self._logins = Counter("bastion_logins", "Connections that logged in", registry=self.registry)
         self._turned_away = Counter(
             "bastion_turned_away",
-            "Connections refused before a key exchange: penalty, handshake-rate, max-startups",
+            "Connections refused before a key exchange: penalty, handshake-rate, max-startups, descriptors",
             ["reason"],
             registry=self.registry,
         )

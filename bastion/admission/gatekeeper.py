@@ -13,7 +13,7 @@ from bastion.admission.sources import parse_address, source_of
 from bastion.admission.startups import Startup, StartupTable
 from bastion.config import SshSettings
 
-Reason = Literal["penalty", "handshake-rate", "max-startups"]
+Reason = Literal["penalty", "handshake-rate", "max-startups", "descriptors"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from bastion import descriptors
 from bastion.errors import ConfigurationError
 
 _MODE: Final = 0o660
@@ -26,7 +27,7 @@ def tcp_listener(host: str, port: int) -> Iterator[socket.socket]:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.create_server(address[:2], family=family, backlog=64)
+        listening = descriptors.bind(descriptors.Listener(family), address, backlog=64)
     except (OSError, UnicodeError) as error:
         words = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigurationError(f"[api] listen {host}:{port}: {words}", "another server may have it") from error

@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from bastion import descriptors
 from bastion.api.actions import Actions
 from bastion.api.routes import create_api
 from bastion.api.server import serve_api
@@ -86,6 +87,7 @@ async def serve(
     Raises:
         ConfigurationError: something is not as it must be; nothing was started.
     """
+    descriptors.raise_limit()
     node = socket.gethostname()
     sessions = open_sessions(settings, node)
     shutdown = Shutdown(settings.ssh.drain_timeout, sessions)

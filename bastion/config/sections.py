@@ -23,6 +23,9 @@ class SshSettings(Section):
     max_handshakes_per_source: float = Field(default=20, ge=0, description="a second, from one source; 0 is no limit")
     penalties: Penalties = PenaltyRules()
     penalty_exempt: Networks = (ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("::1"))
+    max_connections_per_user: int = Field(default=50, ge=1, description="connections that have logged in")
+    max_connections_per_source: int = Field(default=200, ge=1)
+    unused_connection_timeout: Seconds = Field(default=60, description="without a channel; 0 is never")
     max_channels: int = Field(default=10, ge=1, description="sessions on one connection")
     keepalive: Seconds = 30
     drain_timeout: Seconds = Field(default=30, description="how long sessions go on after SIGTERM; 0 ends them at once")

@@ -10,7 +10,7 @@ from functools import partial
 import asyncssh
 import structlog
 
-from bastion.admission import Gatekeeper, Refusal
+from bastion.admission import Gatekeeper, Refusal, source_of
 from bastion.config import SshSettings
 from bastion.errors import ConfigurationError, SessionEnded
 from bastion.gateway import Gateway
@@ -19,7 +19,8 @@ from bastion.metrics import Metrics
 from bastion.model import Request
 from bastion.ssh.channel import SessionChannel
 from bastion.ssh.connection import Connection
-from bastion.ssh.front_door import FrontDoor
+from bastion.ssh.connections import Connections
+from bastion.ssh.front_door import FrontDoor, resolve
 from bastion.ssh.host_keys import certificates_stamp, read_host_keys
 
 SAFE_ASYNCSSH = (2, 24, 1)
@@ -40,12 +41,14 @@ class SshServer:
         self.keyring = keyring
         self.max_channels = settings.max_channels
         self.login_grace = settings.login_grace
+        self.unused_timeout = settings.unused_connection_timeout
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
         self._listeners: list[asyncssh.SSHAcceptor] = []
         self._connections: set[Connection] = set()
         self._gatekeeper = Gatekeeper(settings)
+        self._logged_in = Connections(settings.max_connections_per_user, settings.max_connections_per_source)
         self._work: set[asyncio.Task[None]] = set()
         self._granted: set[Connection] = set()
         self._host_stamp: tuple[object, ...] = ()
@@ -61,39 +64,39 @@ class SshServer:
         host_keys = read_host_keys(self.keyring.host_keys())
         self._host_stamp = certificates_stamp(self.keyring.host_keys())
         for address in self._settings.listen:
-            host, port = _split(address)
-            door = FrontDoor(self._gatekeeper, self)
             try:
-                listener = await asyncssh.listen(
-                    host,
-                    port,
-                    tunnel=door,
-                    server_factory=partial(self._take, door),
-                    server_host_keys=host_keys,
-                    server_version="bastion",
-                    gss_host=None,
-                    kex_algs=["mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org"],
-                    encryption_algs=["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"],
-                    mac_algs=["hmac-sha2-256-etm@openssh.com"],
-                    compression_algs=None,
-                    password_auth=False,
-                    kbdint_auth=False,
-                    host_based_auth=False,
-                    agent_forwarding=False,
-                    x11_forwarding=False,
-                    login_timeout=self._settings.login_grace,
-                    keepalive_interval=self._settings.keepalive,
-                    keepalive_count_max=3,
-                    encoding=None,
-                    line_editor=False,
-                )
+                for host, port in await resolve(*_split(address)):
+                    door = FrontDoor(self._gatekeeper, self)
+                    listener = await asyncssh.listen(
+                        host,
+                        port,
+                        tunnel=door,
+                        server_factory=partial(self._take, door),
+                        server_host_keys=host_keys,
+                        server_version="bastion",
+                        gss_host=None,
+                        kex_algs=["mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org"],
+                        encryption_algs=["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"],
+                        mac_algs=["hmac-sha2-256-etm@openssh.com"],
+                        compression_algs=None,
+                        password_auth=False,
+                        kbdint_auth=False,
+                        host_based_auth=False,
+                        agent_forwarding=False,
+                        x11_forwarding=False,
+                        login_timeout=self._settings.login_grace,
+                        keepalive_interval=self._settings.keepalive,
+                        keepalive_count_max=3,
+                        encoding=None,
+                        line_editor=False,
+                    )
+                    self._listeners.append(listener)
             except OSError as error:
                 await self.close()
                 raise ConfigurationError(
                     f"cannot listen on {address}: {error.strerror or error}",
                     "another server may have the port: ss -ltnp shows it",
                 ) from error
-            self._listeners.append(listener)
         return [address[:2] for listener in self._listeners for address in listener.get_addresses()]
 
     def stop_listening(self) -> None:
@@ -141,8 +144,13 @@ class SshServer:
         log.debug("turned away", client_address=address, reason=refusal.reason)
 
     def logged_in(self, connection: Connection) -> None:
-        """Count the connection as logged in."""
+        """Count the connection as logged in, or tell its client that there are too many."""
         self._gatekeeper.log_in(connection.startup)
+        user, source = connection.identity.user, source_of(connection.address)
+        if reason := self._logged_in.add(connection, user, source):
+            self._metrics.refused("connections")
+            connection.end(SessionEnded(reason, "close a connection that is not used"))
+            return
         self._metrics.login()
         facts = connection.facts
         log.info("login", **facts)
@@ -156,6 +164,7 @@ class SshServer:
         if (offence := connection.offence) is not None:
             self._gatekeeper.penalise(connection.address, offence)
         self._connections.discard(connection)
+        self._logged_in.discard(connection)
         self._granted.discard(connection)
 
     def _take(self, door: FrontDoor) -> Connection:

@@ -19,7 +19,6 @@ from bastion.targets import parse
 
 MOST_PROBES = 20
 MOST_BAD_SIGNATURES = 10
-MOST_REFUSED_CHANNELS = 100
 MOST_LEFT_BEHIND = 64  # requests still under way whose channels the client has closed
 FAREWELL_SECONDS = 2.0
 
@@ -32,6 +31,8 @@ class Server(Protocol):
     keyring: Keyring
     max_channels: int
     login_grace: float
+    unused_timeout: float
+    """How long a connection may have no channel, in seconds; 0 is for ever."""
 
     def logged_in(self, connection: "Connection") -> None:
         """Count it as logged in."""
@@ -73,11 +74,11 @@ class Connection(asyncssh.SSHServer):
         self._probes = 0
         self._bad_signatures = 0
         self._failures = 0
-        self._refused_channels = 0
         self._channels: set[SessionChannel] = set()
         self._under_way = 0
         self._all_closed = asyncio.Event()
         self._all_closed.set()
+        self._unused: asyncio.TimerHandle | None = None
 
     # Arriving and leaving.
 
@@ -93,6 +94,7 @@ class Connection(asyncssh.SSHServer):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that waits for this connection."""
         self._all_closed.set()
+        self._stop_unused_clock()
         self._server.forget(self)
         self.guard.release()
 
@@ -224,6 +226,7 @@ class Connection(asyncssh.SSHServer):
         self.name = parse(username)
         self._authenticated = True
         self.guard.authenticated()
+        self._start_unused_clock()
         self._server.logged_in(self)
 
     # What it may open: sessions. Everything else is refused by asyncssh's defaults.
@@ -238,12 +241,10 @@ class Connection(asyncssh.SSHServer):
             and self._under_way < limit + MOST_LEFT_BEHIND
         ):
             channel = SessionChannel(self)
+            self._stop_unused_clock()
             self._channels.add(channel)  # now: asyncssh opens it later, behind other requests of the same moment
             self._all_closed.clear()
             return channel
-        self._refused_channels += 1
-        if self._refused_channels > MOST_REFUSED_CHANNELS:
-            asyncio.get_running_loop().call_soon(self._conn.abort)
         return False
 
     async def start(self, request: Request, channel: SessionChannel) -> None:
@@ -256,14 +257,33 @@ class Connection(asyncssh.SSHServer):
 
     def drop(self, why: str) -> None:
         """End the connection at once: its client does what none in good faith does."""
-        log.info("connection dropped", user=self.identity.user, client_address=self.address, reason=why)
-        self._conn.abort()
+        self.guard.drop(why, user=self.identity.user, client_address=self.address)
 
     def closed(self, channel: SessionChannel) -> None:
         """Count a channel as closed."""
         self._channels.discard(channel)
         if not self._channels:
             self._all_closed.set()
+            self._start_unused_clock()
+
+    def _start_unused_clock(self) -> None:
+        """End the connection when no channel is opened in time, as OpenSSH's UnusedConnectionTimeout does."""
+        self._stop_unused_clock()
+        if self._server.unused_timeout and not self._conn.is_closed():
+            loop = asyncio.get_running_loop()
+            self._unused = loop.call_later(self._server.unused_timeout, self._end_unused)
+
+    def _stop_unused_clock(self) -> None:
+        if self._unused is not None:
+            self._unused.cancel()
+            self._unused = None
+
+    def _end_unused(self) -> None:
+        if self._ending:
+            return
+        reason = f"no session for {self._server.unused_timeout:g} s"
+        log.info("connection ended", user=self.identity.user, client_address=self.address, reason=reason)
+        self.end(SessionEnded(reason, "connect again"))
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""

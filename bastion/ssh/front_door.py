@@ -1,9 +1,11 @@
 """Where connections are accepted: a refused one costs no asyncssh connection, reads why, and is closed gracefully."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from bastion import descriptors
 from bastion.admission import Gatekeeper, Refusal, Startup
 
 FAREWELL_SECONDS: Final = 1.0  # how long a refused client has to read why
@@ -11,7 +13,20 @@ FAREWELL_BYTES: Final = 64 * 1024  # read and thrown away meanwhile
 MAX_FAREWELLS: Final = 64  # at a time, since each holds a descriptor; others are closed at once
 BACKLOG: Final = 1024  # connections that the kernel holds until they are accepted
 
+SCARCE: Final = Refusal("descriptors", "Too many connections")
+
 ConnectionFactory = Callable[[str, int], asyncio.Protocol]
+
+
+async def resolve(host: str, port: int) -> list[tuple[str, int]]:
+    """Return every address that a host has, as (address, port) pairs; an empty host is every address there is.
+
+    Raises:
+        OSError: it has none.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((str(address[0]), int(address[1])) for _, _, _, _, address in found))
 
 
 class Observer(Protocol):
@@ -37,15 +52,20 @@ class FrontDoor:
     async def create_server(
         self, session_factory: ConnectionFactory, listen_host: str, listen_port: int
     ) -> asyncio.Server:
-        """Listen on an address; what is admitted is handed to a protocol of the factory's.
+        """Listen on one address, as `resolve` gives it; what is admitted is handed to a protocol of the factory's.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            lambda: _Arrival(self, session_factory), listen_host, listen_port, backlog=BACKLOG
+        family, _, _, _, address = socket.getaddrinfo(listen_host, listen_port, flags=socket.AI_NUMERICHOST)[0]
+        listener = descriptors.Listener(
+            family,
+            farewell=SCARCE.line.encode() + b"\r\n",
+            turned_away=lambda: self._observer.turned_away("", SCARCE),
         )
+        descriptors.bind(listener, address, backlog=BACKLOG)
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(lambda: _Arrival(self, session_factory), sock=listener, backlog=BACKLOG)
 
     def arrive(self, address: str) -> Startup | Refusal:
         """Ask for admission; the connection that waits sets `evict` to what ends it."""

@@ -1,10 +1,12 @@
 """What reaches the log and the tables: one line each, harmless, bounded."""
 
+import contextlib
 import io
 import json
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import structlog
@@ -168,3 +170,67 @@ def test_the_level_is_kept(lines: io.StringIO) -> None:
     structlog.get_logger().info("quiet")
     structlog.get_logger().warning("loud")
     assert [entry["event"] for entry in written(stream)] == ["loud"]
+
+
+def test_E1_a_line_that_cannot_be_written_ends_nothing() -> None:
+    """A full volume loses lines, and the next that is written says how many; a line that cannot be made says so."""
+
+    class Fussy:
+        def __str__(self) -> str:
+            raise ValueError
+
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    good = io.StringIO()
+    try:
+        with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # it cannot be closed well either
+            log.configure("json", "info", full)
+            structlog.get_logger().info("lost")
+            logging.getLogger("asyncio").warning("lost too")
+            good.write("{}\n")
+        assert good.getvalue()
+        log.configure("json", "info", good)
+        structlog.get_logger().info("odd", value=Fussy())
+        assert written(good)[-1]["error"] == "ValueError"
+    finally:
+        structlog.reset_defaults()
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+
+
+def test_lost_lines_are_counted() -> None:
+    """The stream that takes lines again is told how many it has not taken."""
+
+    class Stream(io.StringIO):
+        broken = True
+
+        def flush(self) -> None:
+            if self.broken:
+                self.truncate(0)
+                self.seek(0)
+                raise OSError(28, "No space left on device")
+
+    stream = Stream()
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    try:
+        log.configure("json", "info", stream)
+        for _ in range(3):
+            structlog.get_logger().info("lost")
+        stream.broken = False
+        structlog.get_logger().info("back")
+        structlog.get_logger().info("next")
+    finally:
+        structlog.reset_defaults()
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+    back, after = written(stream)
+    assert (back["lines_lost"], "lines_lost" in after) == (3, False)
+
+
+def test_E1_what_a_library_repeats_is_one_line(lines: io.StringIO) -> None:
+    """A thousand warnings of one kind are one line for some seconds, whatever their values."""
+    for number in range(1000):
+        logging.getLogger("asyncio").warning("socket %d failed", number)
+    logging.getLogger("asyncio").warning("another kind")
+    assert [line["event"] for line in written(lines)] == ["socket 0 failed", "another kind"]

@@ -176,3 +176,6 @@ def test_asyncssh_still_has_what_is_hooked() -> None:
     """The methods of asyncssh's channel that are replaced are there, under the names they are called by."""
     for name in ("_process_env_request", "process_packet", "_close_send"):
         assert callable(getattr(asyncssh.SSHServerChannel, name))
+    for name in ("_send", "_send_kexinit", "send_channel_open_failure"):
+        assert callable(getattr(asyncssh.SSHServerConnection, name))
+    assert 80 in asyncssh.SSHServerConnection._packet_handlers  # noqa: SLF001 - SSH_MSG_GLOBAL_REQUEST
