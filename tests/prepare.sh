@@ -8,6 +8,7 @@ dockerd docker.io
 docker docker-cli
 iptables iptables
 age age
+jq jq
 busybox busybox-static
 debootstrap debootstrap
 ssh openssh-client

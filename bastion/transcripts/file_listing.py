@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import Final
 
 from bastion.errors import TranscriptError
 from bastion.model import FileOperation
 from bastion.transcripts.file_events import decode
-from bastion.transcripts.playing import read_event, read_header
+from bastion.transcripts.parsing import read_event, read_header
+
+_FOREIGN: Final = "it was not written by a bastion"
 
 
 def list_operations(lines: Iterable[str]) -> Iterator[tuple[datetime, FileOperation]]:
@@ -19,10 +22,14 @@ def list_operations(lines: Iterable[str]) -> Iterator[tuple[datetime, FileOperat
     try:
         begun = datetime.fromisoformat(read_header(next(rows, ""))["created_at"])
     except (KeyError, TypeError, ValueError) as error:
-        raise TranscriptError("the transcript does not say when it began", "it was not written by a bastion") from error
+        raise TranscriptError("the transcript does not say when it began", _FOREIGN) from error
     elapsed = 0.0
     for number, row in enumerate(rows, 2):
         interval, code, text = read_event(number, row)
         elapsed += interval
         if code == "f":
-            yield begun + timedelta(seconds=elapsed), decode(text)
+            try:
+                moment = begun + timedelta(seconds=elapsed)
+            except OverflowError as error:
+                raise TranscriptError(f"line {number} is after the year 9999", _FOREIGN) from error
+            yield moment, decode(text)

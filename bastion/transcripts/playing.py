@@ -1,13 +1,13 @@
 """Play a transcript on a terminal, without the escape sequences that answer back, reach outside the screen, or hurt."""
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
-from bastion.errors import TranscriptError
+from bastion.model import STDERR, STDOUT
 from bastion.transcripts.file_events import decode, one_line
+from bastion.transcripts.parsing import read_binary, read_event, read_header
 
 _SAFE_FINALS: Final = frozenset("@ABCDEFGHIJKLMPSTXZ`adefghlmr")
 _SAFE_MODES: Final = frozenset({"?7", "?25", "?47", "?1047", "?1048", "?1049", "4"})
@@ -23,7 +23,6 @@ _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e
 RESTORE: Final = "\x1b[0m\x1b[?25h\x1b[?7h\x1b[4l\x1b[r\x0f"
 _MOST_PARAMETERS: Final = 64
 _LONGEST_WAIT: Final = 60.0
-_LONGEST_SESSION: Final = 1e9
 
 
 class Stripper:
@@ -116,6 +115,7 @@ def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: f
     """Write a transcript's output, and a line for each thing done with a file, at `speed` times its pace.
 
     Speed 0 does not wait at all. No pause is longer than `idle_limit` seconds. `raw` leaves the escape sequences in.
+    Output that is not UTF-8 shows with U+FFFD, also of transcripts from before its events had twins (threats E10).
 
     Raises:
         TranscriptError: a line is no asciicast v3.
@@ -127,9 +127,11 @@ def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: f
         for number, row in enumerate(rows, 2):
             interval, code, data = read_event(number, row)
             if speed > 0 and interval > 0:
-                time.sleep(min(interval, idle_limit, _LONGEST_WAIT) / speed)
-            if code in {"o", "f"}:
-                text = f"{one_line(decode(data))}\r\n" if code == "f" else data if raw else stripper.feed(data)
+                time.sleep(min(min(interval, idle_limit, _LONGEST_WAIT) / speed, _LONGEST_WAIT))
+            text = _shown(number, code, data)
+            if code != "f" and not raw:
+                text = stripper.feed(text)
+            if text:
                 out.write(text if tty else text.replace("\r\n", "\n").replace("\n", "\r\n" if out.isatty() else "\n"))
                 out.flush()
     finally:
@@ -138,41 +140,16 @@ def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: f
             out.flush()
 
 
-def read_header(row: str) -> dict[str, Any]:
-    """Return what a transcript's first line says of its session; `tty` is among it.
-
-    Raises:
-        TranscriptError: it is no header of ours.
-    """
-    try:
-        header = json.loads(row)
-        if header["version"] != 3:  # noqa: PLR2004 - asciicast's own number
-            raise TranscriptError("this is no asciicast v3", "bastion transcripts verify tells what is wrong with it")
-        return {**header["bastion"], "tty": bool(header["bastion"]["tty"])}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TranscriptError(
-            "the transcript has no header", "bastion transcripts verify tells what is wrong with it"
-        ) from error
-
-
-def read_event(number: int, row: str) -> tuple[float, str, str]:
-    """Return the seconds since the event before, the code and the text of a transcript's line of that number.
-
-    Raises:
-        TranscriptError: it is no event.
-    """
-    try:
-        interval, code, data = json.loads(row)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise TranscriptError(f"line {number} is no asciicast event", "it was not written by a bastion") from error
-    if (
-        not isinstance(interval, (int, float))
-        or not isinstance(code, str)
-        or not isinstance(data, str)
-        or not 0 <= interval < _LONGEST_SESSION
-    ):
-        raise TranscriptError(f"line {number} is no asciicast event", "it was not written by a bastion")
-    return float(interval), code, data
+def _shown(number: int, code: str, data: str) -> str:
+    """Return what an event shows: nothing where it is neither output nor about a file."""
+    if code == "o":
+        return data
+    if code == "f":
+        return f"{one_line(decode(data))}\r\n"
+    if code == "b":
+        stream, twin, payload = read_binary(number, data)
+        return payload.decode(errors="replace") if stream in {STDOUT, STDERR} and not twin else ""
+    return ""
 
 
 def _is_safe(parameters: str, final: str) -> bool:

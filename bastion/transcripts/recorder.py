@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bastion.errors import BastionError, RecordingFailed
-from bastion.model import Recorded
+from bastion.model import Data, Recorded
 from bastion.transcripts.age_file import AgeFile
 from bastion.transcripts.asciicast import Lines
 from bastion.transcripts.layout import SUFFIX
@@ -19,6 +19,7 @@ from bastion.transcripts.wrapping import Recipient
 _MEMBER: Final = 256 * 1024
 _MEMBER_SECONDS: Final = 10
 _BACKLOG: Final = 4 * _MEMBER
+_PIECE: Final = 256 * 1024  # bytes of one event in one frame: with lines of 8 times that, the reader still takes it
 ASK: Final = "tell whoever runs the bastion; nothing goes on unrecorded"
 
 
@@ -88,7 +89,8 @@ class Recorder:
             RecordingFailed: it could not be recorded, now or before; nothing may be delivered.
         """
         self._raise_if_failed()
-        self._put(self._lines.event(event))
+        for piece in _pieces(event):
+            self._put(self._lines.event(piece))
         while self._backlog > _BACKLOG and self.failure is None:
             await self._woken()
         self._raise_if_failed()
@@ -208,3 +210,10 @@ class Recorder:
         if self._drained is not None:
             self._drained.set()
             self._drained = None
+
+
+def _pieces(event: Recorded) -> Sequence[Recorded]:
+    """Return the event, or several of it where its payload is large: a WebSocket message may have 4 MiB."""
+    if not isinstance(event, Data) or len(event.payload) <= _PIECE:
+        return (event,)
+    return [Data(event.stream, event.payload[start : start + _PIECE]) for start in range(0, len(event.payload), _PIECE)]

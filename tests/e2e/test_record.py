@@ -48,7 +48,22 @@ def test_a_command_is_recorded_with_its_input(bastion: Bastion) -> None:
     assert lines[0]["command"].startswith("cat; printf")
     assert shown(lines, "i") == "piped in\n"
     assert "piped in\n" in shown(lines)
-    assert [event[2] for event in lines[1:] if event[1] == "b"] in (["1://4="], ["1:/w==", "1:/g=="])
+    assert [event[2] for event in lines[1:] if event[1] == "b"] in (["1o://4="], ["1o:/w==", "1o:/g=="])
+
+
+def test_E10_what_a_user_saw_beside_bytes_that_are_no_text_is_played(bastion: Bastion) -> None:
+    """A line behind NUL and 0xff, and a page of Latin-1, are in `transcripts play` and in every player's `o` events."""
+    page = "".join(f"Zeile {number}: größer\n" for number in range(40)).encode("latin-1")
+    script = "printf '\\377\\0hidden\\n'; cat; echo END-MARK"
+    assert b"hidden" in bastion.ssh(script, input=page).stdout
+    uid = bastion.last_uid()
+    lines = bastion.read(uid)
+    for text in ("\ufffd\0hidden\n", "Zeile 39: gr\ufffd\ufffder\n", "END-MARK\n"):
+        assert text in shown(lines)
+    assert "Zeile 39: gr\ufffd\ufffder\n" in shown(lines, "i")
+    played = bastion.cli("transcripts", "play", uid, "--identity", str(bastion.auditor), "--speed", "0").stdout
+    assert "\ufffdhidden\n" in played
+    assert [line.startswith("Zeile") for line in played.splitlines()].count(True) == 40
 
 
 def test_ssh_keygen_says_good(bastion: Bastion) -> None:

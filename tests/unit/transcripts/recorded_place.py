@@ -91,9 +91,8 @@ class Place:
         opened = subprocess.run(
             ["age", "-d", "-i", identity or self.identity, self.path(uid)], check=True, capture_output=True
         )
-        return (
-            subprocess.run(["zcat"], input=opened.stdout, check=True, capture_output=True).stdout.decode().splitlines()
-        )
+        text = subprocess.run(["zcat"], input=opened.stdout, check=True, capture_output=True).stdout.decode()
+        return text.removesuffix("\n").split("\n")  # splitlines would split at U+2028 too
 
 
 def run(*command: str | Path, content: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
@@ -136,14 +135,17 @@ async def record(transcripts: Transcripts, *events: Recorded, uid: str = "s1", t
 
 def stream(lines: list[str], number: int) -> bytes:
     """Put one stream's bytes together from a transcript's lines, as docs/transcripts.md says."""
-    shown, result = STDOUT, []
+    shown, twin, result = STDOUT, False, []
     for line in lines[1:]:
         _, code, data = json.loads(line)
-        if code == "m" and data in ("stdout", "stderr"):
-            shown = STDOUT if data == "stdout" else STDERR
-        elif code == "b":
+        if code == "b":
             of, _, text = data.partition(":")
-            result += [b64decode(text)] if int(of) == number else []
+            twin = of.endswith(("i", "o"))
+            result += [b64decode(text)] if int(of.rstrip("io")) == number else []
+        elif twin:
+            twin = False
+        elif code == "m" and data in ("stdout", "stderr"):
+            shown = STDOUT if data == "stdout" else STDERR
         elif (code == "o" and shown == number) or (code == "i" and number == STDIN):
             result.append(data.encode())
     return b"".join(result)

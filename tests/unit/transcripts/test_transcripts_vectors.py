@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bastion.errors import TranscriptError
-from bastion.transcripts import age, bech32, generate_identity
+from bastion.model import STDERR, STDOUT
+from bastion.transcripts import age, bech32, generate_identity, play
 from bastion.transcripts.reading import read_lines
 from bastion.transcripts.recipients import parse_identity, parse_recipients
 from bastion.transcripts.wrapping import hybrid_key
+from tests.unit.transcripts.recorded_place import stream
 
 VECTORS = sorted((Path(__file__).parents[3] / "docs" / "transcripts-vectors").iterdir())
 FAILURES = {
@@ -59,6 +61,13 @@ def test_vector(vector: Path, tmp_path: Path) -> None:
         with pytest.raises(TranscriptError, match=FAILURES[expected]):
             read.extend(read_lines(path, identities))
     assert [hashlib.sha256(b"".join(line + b"\n" for line in read)).hexdigest()] == keys["lines"]
+    rows = [line.decode() for line in read]
+    for number, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
+        if name in keys:
+            assert hashlib.sha256(stream(rows, number)).hexdigest() == keys[name][0]
+    if "played" in keys:
+        play(rows, out := io.StringIO(), 0)
+        assert hashlib.sha256(out.getvalue().encode()).hexdigest() == keys["played"][0]
     if expected == "success" and "wal" not in keys and not keys["identity"][0].startswith("AGE-SECRET-KEY-PQ"):
         opened = pyrage.decrypt(body, [pyrage.x25519.Identity.from_str(keys["identity"][0])])
         assert zlib.decompress(opened, 31).splitlines() == read[: len(zlib.decompress(opened, 31).splitlines())]
