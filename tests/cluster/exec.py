@@ -97,15 +97,15 @@ class Exec:
 
     async def _output(self, process: Process) -> int:
         """Send all output, until everybody has closed it, and return the exit status."""
-        pumps = [asyncio.create_task(self._pump(stream, number)) for stream, number in process.outputs.items()]
+        pumps = [asyncio.create_task(self._pump(process, stream)) for stream in process.outputs]
         try:
             await asyncio.gather(*pumps)
         finally:
             await _cancel(*pumps)
         return await process.wait()
 
-    async def _pump(self, stream: int, descriptor: int) -> None:
-        while payload := await read(descriptor, _PIECE):
+    async def _pump(self, process: Process, stream: int) -> None:
+        while payload := await read(process.outputs[stream], _PIECE):
             if self._left is not None:
                 payload = payload[: self._left]
                 self._left -= len(payload)
@@ -113,6 +113,8 @@ class Exec:
             if self._left == 0:
                 await self._cut()
             await asyncio.sleep(0)  # neither reading nor sending waits in a flood, and nobody else would run
+        if self._switches.output_end_closes_input:
+            process.close_input()
 
     async def _cut(self) -> None:
         """Reset the TCP connection, once what was sent has left."""

@@ -15,6 +15,7 @@ class Switches:
         protocol: "v4": no v5 of exec is offered, whatever the version.
         cut_after: bytes of output after which an exec's connection is reset.
         no_status: an exec closes politely without its status.
+        output_end_closes_input: stdin of an exec ends with its stdout or its stderr, as containerd 1.6.20 and 2.4 do.
         freeze_on_delete: streams of a deleted pod stay open and silent.
         forbid: (verb, resource) that nobody may, such as ("create", "pods/exec").
         rights: (verb, resource) that the token's user may; None is everything.
@@ -27,6 +28,7 @@ class Switches:
     protocol: str | None = None
     cut_after: int | None = None
     no_status: bool = False
+    output_end_closes_input: bool = True
     freeze_on_delete: bool = False
     forbid: list[tuple[str, str]] = field(default_factory=list)
     rights: list[tuple[str, str]] | None = None
