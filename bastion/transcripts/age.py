@@ -114,6 +114,19 @@ def decrypt(file: BinaryIO, identities: Sequence[Identity]) -> Iterator[bytes]:
         counter, held = counter + 1, following
 
 
+def has_payload(file: BinaryIO) -> bool:
+    """Tell whether anything follows the header and the payload's nonce.
+
+    Raises:
+        TranscriptError: the header is malformed.
+    """
+    try:
+        _parse_header(file)
+    except Unfinished:
+        return False
+    return len(file.read(_NONCE + 1)) > _NONCE
+
+
 def _open_chunk(aead: ChaCha20Poly1305, counter: int, chunk: bytes, *, last: bool) -> bytes | None:
     try:
         return aead.decrypt(_chunk_nonce(counter, last=last), chunk, None)

@@ -27,6 +27,7 @@ class AgeFile:
         "descriptor",
         "digest",
         "emitted",
+        "identity",
         "lock",
         "members",
         "path",
@@ -47,6 +48,8 @@ class AgeFile:
         self._encryptor = age.Encryptor(recipients)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.descriptor = os.open(path, flags, 0o640)
+        status = os.fstat(self.descriptor)
+        self.identity = status.st_dev, status.st_ino
         try:
             self._write(self._encryptor.header)
         except OSError:

@@ -41,6 +41,7 @@ class Recorder:
         "_size",
         "age",
         "closed",
+        "complete",
         "durable",
         "failure",
         "listed",
@@ -65,6 +66,7 @@ class Recorder:
             raise
         self.failure: RecordingFailed | None = None
         self.closed = False
+        self.complete = False  # its signature says that it is finished
         self.durable = -1
         self.listed: tuple[int, ...] = ()
         self._executor = executor

@@ -14,12 +14,15 @@ import structlog
 from bastion.errors import BastionError, ConfigurationError, RecordingFailed
 from bastion.model import Request, Session, Target
 from bastion.transcripts import ledger as ledgers
+from bastion.transcripts.accounts import Account
 from bastion.transcripts.asciicast import Input, Lines
-from bastion.transcripts.checkpoints import Checkpoints
-from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of, signature_path
+from bastion.transcripts.checkpoints import Checkpoints, beginning, check_files, written
+from bastion.transcripts.folders import check_folders, make_folder
+from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of
+from bastion.transcripts.provenance import Unproven, prove
 from bastion.transcripts.recipients import RecipientList
 from bastion.transcripts.recorder import ASK, Recorder
-from bastion.transcripts.sealing import seal, seal_leftovers, write_signature
+from bastion.transcripts.sealing import MAX_NAMED, Unsealed, seal, seal_leftovers, write_signature
 from bastion.transcripts.signing import COMPLETE, Signer
 
 _INTERVAL: Final = 0.5  # two of them, and a failing volume has stopped every session within a second
@@ -29,8 +32,8 @@ class Transcripts:
     """Records sessions in `directory` for `recipients`, signed with the key at `signing_key`.
 
     Raises:
-        ConfigurationError: no recipient or a malformed one, a directory that cannot be written, or a signing key
-            that is missing, not ours or open to others.
+        ConfigurationError: no recipient or a malformed one, a directory that cannot be written or that others may
+            write in, or a signing key that is missing, not ours or open to others.
     """
 
     ledger: ledgers.Ledger
@@ -50,6 +53,7 @@ class Transcripts:
         self._directory = directory
         self._input: Input = input
         self._stream_limit = stream_limit
+        check_folders(directory)
         _check_writable(directory)
         self._worker = ThreadPoolExecutor(1, "transcripts-worker")
         self._syncing = ThreadPoolExecutor(1, "transcripts-syncing")
@@ -62,7 +66,7 @@ class Transcripts:
         self._log = structlog.get_logger("bastion.transcripts")
 
     async def start(self) -> None:
-        """Seal as unclean what a crash left, and begin to sync.
+        """Seal as unclean what a crash left and the ledger proves, name what it does not, and begin to sync.
 
         Raises:
             ConfigurationError: another server records in this directory.
@@ -78,9 +82,11 @@ class Transcripts:
                 f"another bastion records in {self._directory}", "stop it, or set another [audit] directory"
             ) from error
         try:
-            await self._in_thread(seal_leftovers, self._directory, self._signer, self.ledger)
+            await self._in_thread(self.ledger.begin)
+            unsealed = await self._in_thread(seal_leftovers, self._directory, self._signer, self.ledger)
         except OSError as error:
             raise RecordingFailed(f"cannot seal what a crash left: {error.strerror}", ASK, detail=str(error)) from error
+        self._log_unsealed(unsealed)
         self._ticking = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
@@ -97,6 +103,7 @@ class Transcripts:
         for recorder in self._live:
             recorder.close()
         self._live.clear()
+        self.ledger.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -175,7 +182,12 @@ class Transcripts:
 
     def _abandon(self, creating: asyncio.Future[Recorder]) -> None:
         if not creating.cancelled() and creating.exception() is None:
-            self._syncing.submit(self._close_unclean, creating.result())
+            self._syncing.submit(self._abandon_recorder, creating.result())
+
+    def _abandon_recorder(self, recorder: Recorder) -> None:
+        recorder.close()
+        self._log.info("client-left-early", uid=recorder.uid)
+        self._seal(recorder, "the client left before its record was open")
 
     def _create(
         self, session: Session, recipients: RecipientList, on_failure: Callable[[BastionError], None]
@@ -184,7 +196,7 @@ class Transcripts:
         path = folder / f"{session.uid}{SUFFIX}"
         try:
             self._signer.check()
-            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            make_folder(folder)
             recorder = Recorder(session.uid, folder, recipients.recipients, self._worker, on_failure)
         except FileExistsError as error:
             raise RecordingFailed("there is a transcript of this session already", ASK, detail=str(error)) from error
@@ -196,7 +208,8 @@ class Transcripts:
                 f"the session cannot be recorded: {error.strerror}", ASK, detail=str(error)
             ) from error
         fields = {"uid": session.uid, "path": str(path.relative_to(self._directory)), "recipients": recipients.digest}
-        about = {
+        about: dict[str, object] = {
+            "beginning": beginning(recorder).as_fields(),
             "user": session.user,
             "stack": session.stack,
             "service": session.service_name,
@@ -241,25 +254,50 @@ class Transcripts:
         path = recorder.path
         size, _, running = recorder.age.state()
         self._checkpoints.sync(recorder.age.descriptor)
+        self.ledger.check()
+        check_files(recorder)
         write_signature(path, self._signer.sign_file(running.digest(), COMPLETE))
+        recorder.complete = True
         relative = str(path.relative_to(self._directory))
         self.ledger.write(
             "closed", {"uid": recorder.uid, "path": relative, "size": size, "sha256": running.hexdigest()}
         )
         recorder.close()
-        for part in parts_of(path):
-            part.unlink()
+        for part in recorder.wal.parts:
+            try:
+                part.path.unlink(missing_ok=True)
+            except OSError as error:  # it is closed: the next start removes what is left
+                self._log.warning("write-ahead file not removed", uid=recorder.uid, error=str(error))
 
     def _close_unclean(self, recorder: Recorder) -> None:
         recorder.close()
         failure = recorder.failure
         reason = failure.public if failure else "recording failed"
         self._log.error("recording-failed", uid=recorder.uid, reason=reason, detail=failure.detail if failure else "")
+        if (
+            not recorder.complete
+        ):  # else its signature says so, and only the ledger lacks its end: the next start adds it
+            self._seal(recorder, reason)
+
+    def _seal(self, recorder: Recorder, reason: str) -> None:
+        path, state = recorder.path, written(recorder)
+        account = Account(str(path.relative_to(self._directory)), begin=state, wraps=frozenset(recorder.wal.wraps))
         try:
-            signature_path(recorder.path).unlink(missing_ok=True)
-            seal(self._directory, recorder.path, self._signer, self.ledger, reason)
+            proof = prove(path, parts_of(path), account)
+            seal(path, proof.files, self._signer, self.ledger, reason)
+        except Unproven as error:
+            self._log.error("transcript-not-sealed", uid=recorder.uid, verdict=error.verdict, reason=error.reason)
         except (OSError, RecordingFailed) as error:
             self._log.error("transcript-not-sealed", uid=recorder.uid, error=str(error), next="the next start seals it")
+
+    def _log_unsealed(self, unsealed: Sequence[Unsealed]) -> None:
+        for one in unsealed[:MAX_NAMED]:
+            self._log.error(
+                "transcript-not-sealed", uid=one.uid, path=one.path, verdict=one.verdict, reason=one.reason,
+                hint="bastion transcripts verify",
+            )  # fmt: skip
+        if len(unsealed) > MAX_NAMED:
+            self._log.error("transcripts-not-sealed", count=len(unsealed), hint="bastion transcripts verify")
 
     async def _tick(self) -> None:
         while True:
@@ -271,7 +309,8 @@ class Transcripts:
                 except RecordingFailed as error:
                     recorder.fail(error, tell=True)
             try:
-                await self._in_thread(self._checkpoints.write, live)
+                for recorder, failure in await self._in_thread(self._checkpoints.write, live):
+                    recorder.fail(failure, tell=True)
             except (OSError, BastionError) as error:
                 for recorder in list(self._live):
                     recorder.fail(error, tell=True)
@@ -283,7 +322,7 @@ class Transcripts:
 def _check_writable(directory: Path) -> None:
     probe = directory / f".writable.{os.getpid()}"
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        make_folder(directory)
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -20,9 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from bastion.errors import ConfigurationError
+from bastion.transcripts.layout import open_regular
 
 COMPLETE: Final = "bastion-transcript"
 UNCLEAN: Final = "bastion-transcript-unclean"
+MAX_SIGNATURE_BYTES: Final = 16 * 1024
+_BLOCK_BYTES: Final = 2**20
 _PRINCIPAL: Final = "bastion"
 _WIDTH: Final = 70
 _MAKE: Final = "bastion keys init makes one"
@@ -63,6 +66,10 @@ class Signer:
         if status.st_mode & 0o077:
             raise ConfigurationError(f"the signing key {self.path} is open to others", f"chmod 600 {self.path}")
 
+    def verifier(self) -> "Verifier":
+        """Return the public half of this key."""
+        return Verifier(self._key.public_key())
+
     def sign(self, message: bytes) -> bytes:
         """Return the 64 bytes of a plain Ed25519 signature."""
         return self._key.sign(message)
@@ -78,21 +85,9 @@ class Signer:
 
 
 class Verifier:
-    """Checks what the signing key signed, with its public half alone.
+    """Checks what the signing key signed, with its public half alone."""
 
-    Raises:
-        ConfigurationError: there is no ssh-ed25519 public key at the path.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            key = load_ssh_public_key(path.read_bytes())
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigurationError(
-                f"cannot use the public key {path}: {error}", "give the .pub file beside the signing key"
-            ) from error
-        if not isinstance(key, Ed25519PublicKey):
-            raise ConfigurationError(f"{path} is not an ssh-ed25519 key", "give the .pub file beside the signing key")
+    def __init__(self, key: Ed25519PublicKey) -> None:
         self._key = key
 
     def verify(self, message: bytes, signature: bytes) -> bool:
@@ -118,6 +113,23 @@ class Verifier:
             return "it is signed by another key, or for something else"
         message = b"SSHSIG" + _string(namespace.encode()) + _string(b"") + _string(b"sha256") + _string(digest)
         return None if self.verify(message, signature) else "the signature is not over this file"
+
+
+def load_verifier(path: Path) -> Verifier:
+    """Return the verifier for the public half of the signing key, a .pub file.
+
+    Raises:
+        ConfigurationError: there is no ssh-ed25519 public key at the path.
+    """
+    try:
+        key = load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"cannot use the public key {path}: {error}", "give the .pub file beside the signing key"
+        ) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigurationError(f"{path} is not an ssh-ed25519 key", "give the .pub file beside the signing key")
+    return Verifier(key)
 
 
 def generate_signing_key(path: Path) -> Path:
@@ -149,11 +161,13 @@ def file_digest(path: Path) -> tuple[int, bytes]:
     """Return a file's size and its SHA-256.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no regular file.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        return file.tell(), digest
+    with open_regular(path) as file:
+        digest = hashlib.sha256()
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+        return file.tell(), digest.digest()
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

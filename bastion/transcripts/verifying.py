@@ -1,46 +1,49 @@
 """Hold the transcripts against the ledger and the signatures, with the public half of the signing key alone."""
 
 import fcntl
-import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Final
 
 from bastion.errors import TranscriptError
 from bastion.transcripts import ledger as ledgers
-from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of, signature_path, transcripts_in, uid_of
-from bastion.transcripts.signing import COMPLETE, UNCLEAN, Verifier, file_digest
-
-Verdict = Literal[
-    "good", "unclean", "open", "missing", "altered", "truncated", "unsigned", "re-signed", "unknown", "broken chain"
-]
+from bastion.transcripts.accounts import Account, Accounts, MalformedLine, read_accounts
+from bastion.transcripts.layout import LOCK, Parts, signature_path, transcripts_in, uid_of
+from bastion.transcripts.provenance import (
+    Proof,
+    Unproven,
+    Verdict,
+    check_signature,
+    hash_file,
+    holds_nothing,
+    prove,
+    require_finished,
+)
+from bastion.transcripts.signing import COMPLETE, UNCLEAN, Verifier, load_verifier
 
 GOOD: Final[frozenset[Verdict]] = frozenset({"good", "unclean", "open"})
-_BLOCK: Final = 2**20
+MAX_BROKEN_LINES: Final = 1000  # each is a finding; those after it are counted in one
+MAX_LOOKS: Final = 3  # at a session that changed while we looked
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of one transcript, or of one line of the ledger (then `uid` is empty)."""
+    """What is known of one transcript, or of one line of the ledger (then `uid` is empty).
+
+    `proven` says of an unclean transcript up to which byte each file is as the ledger has it; what follows is unproven.
+    """
 
     uid: str
     verdict: Verdict
     words: str
+    proven: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_sound(self) -> bool:
         """Whether this is what an untouched directory shows; `unclean` is: a crash or a failure is no manipulation."""
         return self.verdict in GOOD
-
-
-@dataclass(slots=True)
-class _Account:
-    path: str
-    last: str = "opened"
-    fields: dict[str, Any] = field(default_factory=dict)
-    checkpoint: dict[str, Any] | None = None
 
 
 def verify(directory: Path, public_key: Path) -> list[Finding]:
@@ -50,145 +53,196 @@ def verify(directory: Path, public_key: Path) -> list[Finding]:
 
     Raises:
         ConfigurationError: the public key cannot be used.
-        TranscriptError: there is no ledger, or a file cannot be read.
+        TranscriptError: there is no ledger, or it cannot be read.
     """
-    verifier = Verifier(public_key)
+    verifier = load_verifier(public_key)
     try:
-        accounts, findings = _walk(directory / ledgers.FILE, verifier)
-        live = _is_live(directory)
-        for uid, account in accounts.items():
-            findings.append(Finding(uid, *_judge(directory, uid, account, verifier, live=live)))
-        known = {uid: account.path for uid, account in accounts.items()}
-        for path in transcripts_in(directory):
-            relative = str(path.relative_to(directory))
-            if known.get(uid_of(path)) != relative:
-                findings.append(Finding(uid_of(path), "unknown", f"the ledger does not know {relative}"))
+        accounts, broken = _walk(directory / ledgers.FILE, verifier)
+        judge = _Judge(directory, verifier)
+        of_accounts = {uid: judge.judge(uid, account) for uid, account in accounts.of.items()}
+        of_strangers = {path: judge.judge_stranger(path) for path in _strangers(directory, accounts)}
+        if judge.live:
+            _look_again(judge, of_accounts, of_strangers)
     except OSError as error:
         raise TranscriptError(
             f"cannot verify {directory}: {error.strerror}", "look at the modes of its files"
         ) from error
-    return findings
+    return [*broken, *of_accounts.values(), *of_strangers.values()]
 
 
-def _walk(path: Path, verifier: Verifier) -> tuple[dict[str, _Account], list[Finding]]:
-    accounts: dict[str, _Account] = {}
-    findings = []
+def _look_again(judge: "_Judge", of_accounts: dict[str, Finding], of_strangers: dict[Path, Finding]) -> None:
+    """Judge anew what does not fit: while the server writes, the ledger may have what explains it by now.
+
+    The ledger is read once a look, however much does not fit.
+    """
+    for _ in range(MAX_LOOKS):
+        uids = {uid for uid, finding in of_accounts.items() if not finding.is_sound and judge.was_open(uid)}
+        paths = [path for path in of_strangers if uid_of(path) not in of_accounts]
+        if not uids and not paths:
+            return
+        accounts = judge.read_accounts(uids.union(map(uid_of, paths)))
+        for uid in uids & accounts.of.keys():
+            of_accounts[uid] = judge.judge(uid, accounts.of[uid])
+        for path in paths:
+            account = accounts.of.get(uid_of(path))
+            if account is not None and judge.is_at(path, account):
+                del of_strangers[path]
+                of_accounts[uid_of(path)] = judge.judge(uid_of(path), account)
+
+
+def verify_one(path: Path, directory: Path, public_key: Path) -> Finding:
+    """Return what is known of the transcript at `path`; of the ledger only the lines about it are checked.
+
+    Raises:
+        ConfigurationError: the public key cannot be used.
+        TranscriptError: there is no ledger, or it cannot be read.
+    """
+    verifier = load_verifier(public_key)
+    uid = uid_of(path)
+    try:
+        for _ in range(MAX_LOOKS):
+            judge = _Judge(directory, verifier)
+            entries = ledgers.read_about(directory / ledgers.FILE, verifier, uid)
+            account = read_accounts(entries, [uid]).of.get(uid)
+            known = account is not None and judge.is_at(path, account)
+            finding = judge.judge(uid, account) if account is not None and known else judge.judge_stranger(path)
+            if finding.is_sound or not judge.live:
+                break
+    except OSError as error:
+        raise TranscriptError(
+            f"cannot verify {path.name}: {error.strerror}", "look at the modes of the files in its folder"
+        ) from error
+    return finding
+
+
+def _walk(path: Path, verifier: Verifier) -> tuple[Accounts, list[Finding]]:
+    accounts = Accounts()
+    findings: list[Finding] = []
+    broken = 0
     for entry in ledgers.read(path, verifier):
-        if entry.problem is not None:
-            findings.append(Finding("", "broken chain", f"line {entry.number} of the ledger {entry.problem}"))
-        _note(accounts, entry.fields)
+        problem = entry.problem
+        try:
+            accounts.note(entry)
+        except MalformedLine as error:
+            problem = str(error)
+        if problem is not None:
+            broken += 1
+            if broken <= MAX_BROKEN_LINES:
+                findings.append(Finding("", "broken chain", f"line {entry.number} of the ledger {problem}"))
+    if broken > MAX_BROKEN_LINES:
+        findings.append(Finding("", "broken chain", f"and {broken - MAX_BROKEN_LINES} more lines of the ledger"))
     return accounts, findings
 
 
-def _note(accounts: dict[str, _Account], fields: dict[str, Any]) -> None:
-    event, uid = fields.get("event"), fields.get("uid")
-    if event == "checkpoint":
-        for changed, state in fields["sessions"].items():
-            if changed in accounts:
-                accounts[changed].checkpoint = state
-    elif event == "opened" and _is_ours(uid, fields.get("path")):
-        accounts.setdefault(str(uid), _Account(str(fields["path"])))
-    elif event in ("closed", "sealed") and _is_ours(uid, fields.get("path")):
-        account = accounts.setdefault(str(uid), _Account(str(fields["path"])))
-        account.last, account.fields = str(event), fields
+def _strangers(directory: Path, accounts: Accounts) -> Iterator[Path]:
+    """Give the transcripts that are not where the ledger has them, if it has them at all."""
+    for path in transcripts_in(directory):
+        account = accounts.of.get(uid_of(path))
+        if account is None or account.path != str(path.relative_to(directory)):
+            yield path
 
 
-def _is_ours(uid: object, path: object) -> bool:
-    return isinstance(uid, str) and isinstance(path, str) and UID.fullmatch(uid) is not None and _is_inside(path, uid)
+class _Judge:
+    def __init__(self, directory: Path, verifier: Verifier) -> None:
+        self.live = _is_live(directory)
+        self._directory = directory
+        self._verifier = verifier
+        self._parts = Parts()
+        self._open: set[str] = set()
+
+    def read_accounts(self, uids: set[str]) -> Accounts:
+        """Return what the ledger says of these sessions by now; folders are listed anew too."""
+        self._parts = Parts()
+        return read_accounts(ledgers.read(self._directory / ledgers.FILE, self._verifier), uids)
+
+    def is_at(self, path: Path, account: Account) -> bool:
+        """Tell whether the ledger has the session there."""
+        return account.path == str(path.relative_to(self._directory))
+
+    def was_open(self, uid: str) -> bool:
+        """Tell whether the session was open when it was judged."""
+        return uid in self._open
+
+    def judge(self, uid: str, account: Account) -> Finding:
+        """Judge a session by what the ledger says of it."""
+        path = self._directory / account.path
+        if account.last == "opened":
+            self._open.add(uid)
+        return self._judge(uid, account, path, self._parts.of(path))
+
+    def judge_stranger(self, path: Path) -> Finding:
+        """Judge a transcript of which the ledger has no `opened` line for this place."""
+        uid, parts = uid_of(path), self._parts.of(path)
+        words = f"the ledger has no `opened` line of {path.relative_to(self._directory)}"
+        try:
+            if self._is_signed(path):
+                return Finding(uid, "unknown", f"{words}, but it is signed: a copy, or the ledger's end was cut")
+            if not signature_path(path).exists() and holds_nothing(path, parts):
+                return Finding(uid, "unclean", "it holds no record: the bastion was killed before its session was open")
+        except OSError as error:
+            return _unreadable(uid, path, error)
+        return Finding(uid, "forged", f"{words}: the bastion did not begin it")
+
+    def _judge(self, uid: str, account: Account, path: Path, parts: Sequence[Path]) -> Finding:
+        try:
+            if account.forgery and not (account.last == "sealed" and not account.opened and holds_nothing(path, parts)):
+                return Finding(uid, "forged", account.forgery)
+            judge = self._judge_open if account.last == "opened" else self._judge_finished
+            return judge(uid, account, path, parts)
+        except Unproven as error:
+            return Finding(uid, error.verdict, error.reason)
+        except FileNotFoundError as error:
+            return Finding(uid, "missing", f"{Path(str(error.filename)).name} is not there")
+        except OSError as error:
+            return _unreadable(uid, path, error)
+
+    def _judge_finished(self, uid: str, account: Account, path: Path, parts: Sequence[Path]) -> Finding:
+        require_finished(path, parts, account)
+        digest = account.files[path.name][1]
+        namespace = COMPLETE if account.last == "closed" else UNCLEAN
+        if problem := check_signature(signature_path(path), digest, namespace, self._verifier):
+            return Finding(uid, *problem)
+        if account.last == "closed":
+            return Finding(uid, "good", f"{account.files[path.name][0]} bytes, complete and signed")
+        return _unclean(uid, f"sealed: {account.reason}", _proof_of(path, account))
+
+    def _judge_open(self, uid: str, account: Account, path: Path, parts: Sequence[Path]) -> Finding:
+        if account.state is None:
+            hash_file(path)  # whether it is there
+            return Finding(uid, "unclean", "it was never closed; its `opened` line pins nothing, so it is not sealed")
+        try:
+            proof = prove(path, parts, account)
+        except Unproven as error:
+            if error.verdict == "truncated" and self._is_signed(path, COMPLETE):
+                words = "it is signed as complete, and what goes after `closed` is gone: the ledger's end was cut"
+                return Finding(uid, "broken chain", words)
+            raise
+        if self.live and not signature_path(path).exists():
+            return Finding(uid, "open", "it is being written")
+        return _unclean(uid, "it was never closed", proof)
+
+    def _is_signed(self, path: Path, *namespaces: str) -> bool:
+        digest = hash_file(path).whole
+        return any(
+            check_signature(signature_path(path), digest, namespace, self._verifier) is None
+            for namespace in namespaces or (COMPLETE, UNCLEAN)
+        )
 
 
-def _is_inside(path: str, uid: str) -> bool:
-    pure = PurePosixPath(path)
-    return not pure.is_absolute() and ".." not in pure.parts and pure.name == uid + SUFFIX
-
-
-def _judge(directory: Path, uid: str, account: _Account, verifier: Verifier, *, live: bool) -> tuple[Verdict, str]:
-    path = directory / account.path
-    if not path.is_file():
-        return "missing", f"{account.path} is not there"
-    if account.last == "closed":
-        return _judge_closed(path, account.fields, verifier)
-    if account.last == "sealed":
-        return _judge_sealed(path, account, verifier)
-    if problem := _against_checkpoint(path, account.checkpoint):
-        return problem
-    if live and not signature_path(path).exists():
-        return "open", "it is being written"
-    return (
-        "unclean",
-        f"{uid} was never closed; it is as the last checkpoint says" if account.checkpoint else "it was never closed",
-    )
-
-
-def _judge_closed(path: Path, fields: dict[str, Any], verifier: Verifier) -> tuple[Verdict, str]:
-    if problem := _against(path, fields["size"], fields["sha256"]):
-        return problem
-    return _against_signature(path, COMPLETE, verifier) or ("good", f"{fields['size']} bytes, complete and signed")
-
-
-def _judge_sealed(path: Path, account: _Account, verifier: Verifier) -> tuple[Verdict, str]:
-    files = account.fields["files"]
-    for name, (size, digest) in files.items():
-        file = path.with_name(PurePosixPath(name).name)
-        if not file.is_file():
-            return "missing", f"{name} is not there"
-        if problem := _against(file, size, digest):
-            return problem
-    for part in parts_of(path):
-        if part.name not in files:
-            return "altered", f"{part.name} was not there when it was sealed"
-    # what was sealed may itself have been cut between the crash and the next start
-    if problem := _against_checkpoint(path, account.checkpoint):
-        return problem
-    return _against_signature(path, UNCLEAN, verifier) or ("unclean", f"sealed: {account.fields.get('reason')}")
-
-
-def _against_checkpoint(path: Path, checkpoint: dict[str, Any] | None) -> tuple[Verdict, str] | None:
-    if checkpoint is None:
+def _proof_of(path: Path, account: Account) -> Proof | None:
+    if account.state is None:
         return None
-    claims = {path.name: checkpoint["age"]} | checkpoint["wal"]
-    for name, (size, digest) in claims.items():
-        file = path.with_name(PurePosixPath(name).name)
-        if not file.is_file():
-            return "truncated", f"{name} is not there, and the last checkpoint has it"
-        if problem := _against(file, size, digest, prefix=True):
-            return problem
-    return None
+    claims = {path.name: account.state.age} | account.state.wal
+    return Proof(account.files, {name: claims[name][0] if name in claims else 0 for name in account.files})
 
 
-def _against(file: Path, size: int, digest: str, *, prefix: bool = False) -> tuple[Verdict, str] | None:
-    found = file.stat().st_size
-    if found < size:
-        return "truncated", f"{file.name} has {found} bytes of {size}"
-    if found > size and not prefix:
-        return "altered", f"{file.name} has {found} bytes and should have {size}"
-    if _prefix_digest(file, size) != digest:
-        return "altered", f"{file.name} is not what was written"
-    return None
+def _unclean(uid: str, words: str, proof: Proof | None) -> Finding:
+    return Finding(uid, "unclean", f"{words}; {proof}" if proof else words, proof.proven if proof else {})
 
 
-def _against_signature(path: Path, namespace: str, verifier: Verifier) -> tuple[Verdict, str] | None:
-    signature = signature_path(path)
-    if not signature.is_file():
-        return "unsigned", f"{signature.name} is not there"
-    if signature.stat().st_size > _BLOCK:
-        return "re-signed", f"{signature.name} is no signature"
-    problem = verifier.verify_file(file_digest(path)[1], namespace, signature.read_bytes())
-    return ("re-signed", f"{signature.name}: {problem}") if problem else None
-
-
-def _prefix_digest(file: Path, size: int) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(file, size):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Path, size: int) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while size and (block := opened.read(min(size, _BLOCK))):
-            size -= len(block)
-            yield block
+def _unreadable(uid: str, path: Path, error: OSError) -> Finding:
+    name = Path(str(error.filename or path)).name
+    return Finding(uid, "unproven", f"{name} cannot be read: {error.strerror}")
 
 
 def _is_live(directory: Path) -> bool:

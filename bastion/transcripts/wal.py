@@ -42,11 +42,16 @@ _DIGITS: Final = 9
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One write-ahead file; `last` is its last generation once nothing more is written to it."""
+    """One write-ahead file; `last` is its last generation once nothing more is written to it.
+
+    `identity` is its device and inode, `header` the size and SHA-256 (hexadecimal) of what lies before its first frame.
+    """
 
     number: int
     path: Path
     descriptor: int
+    identity: tuple[int, int]
+    header: tuple[int, str]
     size: int = 0
     synced: int = 0
     hashed: int = 0
@@ -64,6 +69,7 @@ class WriteAhead:
         "_aead",
         "_began",
         "_binding",
+        "_following",
         "_recipients",
         "_state",
         "_stem",
@@ -72,6 +78,7 @@ class WriteAhead:
         "generation",
         "parts",
         "sequence",
+        "wraps",
     )
 
     def __init__(self, stem: Path, recipients: Sequence[Recipient]) -> None:
@@ -80,6 +87,8 @@ class WriteAhead:
         self.generation = 0
         self.sequence = 0
         self.parts: list[Part] = []
+        self.wraps: list[str] = []  # SHA-256 of each wrap that is or will be in use: checkpoints pin them
+        self._following = self._make_root()
         self._draw()
         try:
             self._begin(0)
@@ -123,6 +132,10 @@ class WriteAhead:
         else:
             self._turn(self._state)
             self._steps += 1
+            if self._steps == _MOST_STEPS // 2:
+                # Early, so that a checkpoint has its wrap before a file begins with it: otherwise a crash between the
+                # two would leave a file that nothing on the ledger proves. Test: test_E2_a_fresh_wrap_is_announced.
+                self._following = self._make_root()
         if rotate:
             self._begin(line)
 
@@ -134,10 +147,16 @@ class WriteAhead:
                 part.descriptor = -1
 
     def _draw(self) -> None:
-        root = os.urandom(_ROOT)
-        self._wrap = age.encrypt(root, self._recipients)
+        root, self._wrap = self._following
+        self._following = b"", b""
         self._steps = 0
         self._turn(root)
+
+    def _make_root(self) -> tuple[bytes, bytes]:
+        root = os.urandom(_ROOT)
+        wrap = age.encrypt(root, self._recipients)
+        self.wraps = [*self.wraps[-1:], hashlib.sha256(wrap).hexdigest()]
+        return root, wrap
 
     def _turn(self, state: bytes) -> None:
         key, self._state = ratchet(state)
@@ -151,7 +170,10 @@ class WriteAhead:
         descriptor = os.open(
             path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
-        self.parts.append(Part(number, path, descriptor))
+        status = os.fstat(descriptor)
+        self.parts.append(
+            Part(number, path, descriptor, (status.st_dev, status.st_ino), (len(header), self._binding.hex()))
+        )
         self._began = time.monotonic()
         self._write(header)
 
@@ -188,6 +210,15 @@ class Record:
     line: int
     lines: bytes
     provisional: bytes
+
+
+def read_wrap(file: BinaryIO) -> bytes | None:
+    """Return the wrap in a write-ahead file's header, None if that is cut short; leave the file before its first frame.
+
+    Raises:
+        TranscriptError: the header is malformed.
+    """
+    return _read_header(file)[0]
 
 
 def read_parts(paths: Sequence[Path], identities: Sequence[Identity]) -> Iterator[Record]:
