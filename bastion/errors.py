@@ -17,6 +17,9 @@ BastionError                    255   the bastion failed
 └── RuntimeFailed               255   the engine or the container failed
     ├── RuntimeUnreachable      255   the engine does not answer
     ├── ContainerEnded          255   the container stopped, was removed or is paused
+    │   └── ContainerPaused     255   the container is paused: what runs in it is still there
+    ├── ProcessesLeft           255   not every process of a session could be ended
+    ├── OtherEngine             255   the container is of another engine than the one that was asked
     ├── NoShell                 255   the container has no shell to run the request with
     └── ConnectionLost          255   the stream to the container broke before it said how the program ended
 """
@@ -158,6 +161,24 @@ class ContainerEnded(RuntimeFailed):
     """The container stopped, was removed or is paused."""
 
     code = "container-ended"
+
+
+class ContainerPaused(ContainerEnded):
+    """The container is paused: what runs in it is still there, and goes on when it is unpaused."""
+
+    code = "container-paused"
+
+
+class ProcessesLeft(RuntimeFailed):
+    """Not every process of a session could be ended."""
+
+    code = "processes-left"
+
+
+class OtherEngine(RuntimeFailed):
+    """The container is of another engine than the one that was asked, which therefore does not know it."""
+
+    code = "other-engine"
 
 
 class NoShell(RuntimeFailed):

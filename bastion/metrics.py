@@ -23,6 +23,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._active = Gauge("bastion_sessions_active", "Sessions that are open now", registry=self.registry)
+        self._duties = Gauge(
+            "bastion_duties_open",
+            "Programs of sessions that ended, or of a bastion that stopped, which this one has yet to end",
+            registry=self.registry,
+        )
         self._sessions = Counter(
             "bastion_sessions",
             "Sessions that ended, by what their exit status says (a program may itself end with 251 to 255)",
@@ -52,6 +57,10 @@ class Metrics:
     def watch(self, active: Callable[[], int]) -> None:
         """Ask this function for the number of open sessions whenever the numbers are read."""
         self._active.set_function(active)
+
+    def watch_duties(self, count: Callable[[], int]) -> None:
+        """Ask this function for the number of open duties whenever the numbers are read."""
+        self._duties.set_function(count)
 
     def session_ended(self, session: Session, *, bytes_in: int, bytes_out: int) -> None:
         """Count a session that has ended, its length and its bytes each way."""

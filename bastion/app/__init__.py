@@ -99,8 +99,9 @@ async def serve(
     await asyncio.to_thread(keyring.load)
     for problem in keyring.problems:
         log.warning("key home", problem=problem)
-    adapters = runtimes if runtimes is not None else build_runtimes(settings)
     metrics = Metrics()
+    metrics.watch_duties(lambda: sessions.duties.open)
+    adapters = runtimes if runtimes is not None else build_runtimes(settings, sessions.duties)
     transcripts = open_transcripts(settings, keyring, node)
     _warn_of_what_is_not_served(settings)
     gateway = Gateway(
@@ -113,12 +114,14 @@ async def serve(
     server = SshServer(settings.ssh, keyring, gateway, metrics)
     async with AsyncExitStack() as running:
         running.push_async_callback(asyncio.to_thread, keyring.close)
-        running.push_async_callback(_close, adapters)
         await sessions.start()
         running.push_async_callback(sessions.close)
+        running.push_async_callback(_close, adapters)  # before: what it still ends is taken off the record
         await running.enter_async_context(_background(sessions.keep(), shutdown.abandon))
         await transcripts.start()
         running.push_async_callback(transcripts.close)
+        duties = sessions.duties.run(adapters, gateway.note)
+        await running.enter_async_context(_background(duties, shutdown.abandon))
         addresses: list[tuple[str, int]] = []
         parts = Services(
             sessions,

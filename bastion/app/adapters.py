@@ -5,12 +5,14 @@ from typing import Any
 
 from bastion.config import KUBERNETES, Settings
 from bastion.runtimes import Runtime
+from bastion.runtimes.duties import DutyRecord
 
 
 class Adapters(Mapping[str, Runtime]):
     """One adapter for each engine that the configuration names: the default one, and those of the stacks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, duties: DutyRecord | None = None) -> None:
+        self._duties = duties
         self._now: dict[str, Runtime] = {}
         self._made_of: dict[str, dict[str, Any]] = {}
         self._retired: list[Runtime] = []
@@ -34,9 +36,20 @@ class Adapters(Mapping[str, Runtime]):
         engines = dict.fromkeys(settings.engine_of(stack) for stack in ("", *(entry.name for entry in settings.stacks)))
         made_of = {engine: _made_of(settings, engine) for engine in engines}
         kept = {engine for engine in self._now if self._made_of[engine] == made_of.get(engine)}
-        made = {engine: self._now[engine] if engine in kept else _make(engine, made_of[engine]) for engine in engines}
+        made = {
+            engine: self._now[engine] if engine in kept else self._make(engine, made_of[engine]) for engine in engines
+        }
         self._retired += [adapter for engine, adapter in self._now.items() if engine not in kept]
         self._now, self._made_of = made, made_of
+
+    def _make(self, engine: str, made_of: dict[str, Any]) -> Runtime:
+        if not engine.startswith(KUBERNETES):
+            from bastion.runtimes.docker import DockerRuntime  # noqa: PLC0415 - only when it is configured
+
+            return DockerRuntime(**made_of, name=engine, duties=self._duties)
+        from bastion.runtimes.kubernetes import KubernetesRuntime  # noqa: PLC0415 - its SDK costs 0.6 s and 25 MiB
+
+        return KubernetesRuntime(**made_of, name=engine, duties=self._duties)
 
     async def close(self) -> None:
         """Close every adapter there was."""
@@ -44,9 +57,12 @@ class Adapters(Mapping[str, Runtime]):
             await adapter.close()
 
 
-def build_runtimes(settings: Settings) -> Adapters:
-    """Return the adapters of these settings; nothing is asked of an engine yet."""
-    return Adapters(settings)
+def build_runtimes(settings: Settings, duties: DutyRecord | None = None) -> Adapters:
+    """Return the adapters of these settings; nothing is asked of an engine yet.
+
+    Without a record of `duties`, what cannot be ended at a session's end is left.
+    """
+    return Adapters(settings, duties)
 
 
 def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
@@ -61,13 +77,3 @@ def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
         "namespaces": {entry.name: entry.namespace or entry.name for entry in stacks},
         "toolboxes": toolboxes,
     }
-
-
-def _make(engine: str, made_of: dict[str, Any]) -> Runtime:
-    if not engine.startswith(KUBERNETES):
-        from bastion.runtimes.docker import DockerRuntime  # noqa: PLC0415 - only when it is configured
-
-        return DockerRuntime(**made_of, name=engine)
-    from bastion.runtimes.kubernetes import KubernetesRuntime  # noqa: PLC0415 - its SDK costs 0.6 s and 25 MiB
-
-    return KubernetesRuntime(**made_of, name=engine)

@@ -2,7 +2,8 @@
 
 Contract, proved by tests/runtimes over every adapter:
 
-- Leaving the `exec` context ends the process and its children, `setsid` ones included, within a bounded time.
+- Leaving the `exec` context ends the process and its children, `setsid` ones included, within a bounded time. A duty to
+  do so is on record before the program starts, and `reap` carries it out where that was not possible.
 - `Eof` sent is a half-close: the program's stdin ends, its output still arrives.
 - Iteration ends when the output is drained; only then is `wait()` believed.
 - Sending to a program that stopped reading, or has ended, is no error.
@@ -20,6 +21,7 @@ from typing import Protocol
 
 from bastion.errors import RuntimeFailed
 from bastion.model import Event, Exit, Request, Target
+from bastion.runtimes.duties import Duty, Reaped
 
 
 class Exec(Protocol):
@@ -146,6 +148,20 @@ class Runtime(Protocol):
             RuntimeUnreachable: the engine does not answer.
             ContainerEnded: the container is gone, stopped or paused.
             NoShell: there is no shell in the container.
+            DatabaseFailed: the duty to end it cannot be put on record, so it was not started.
+        """
+        ...
+
+    async def reap(self, duty: Duty) -> Reaped:
+        """End everything that carries the duty's marker in its container, whatever started it and when.
+
+        Doing so again, or from two bastions at a time, is harmless.
+
+        Raises:
+            RuntimeUnreachable: the engine does not answer.
+            ContainerPaused: what runs there cannot be ended before it is unpaused.
+            OtherEngine: no such container is here, but it was on another engine.
+            RuntimeFailed: not all was ended, or nobody knows.
         """
         ...
 

@@ -121,6 +121,7 @@ others() {
 }
 finish() {
     others
+    echo ended
     exit 0
 }
 scan
@@ -138,7 +139,7 @@ for signal in HUP TERM KILL; do
         ticks=$((ticks + 1))
     done
 done
-echo $found
+echo $found ended
 """
 )
 
@@ -245,7 +246,8 @@ def ending(shell: str, uid: str) -> tuple[str, ...]:
     """Return the command that ends all that the session `uid` started, with HUP, then TERM, then KILL.
 
     It reads a line from standard input before each look, and does not wait after the last. It prints the pids that it
-    could not end, or `other` when there are processes that its user may not look into, and nothing when all is done.
+    could not end, or `other` when there are processes that its user may not look into, and `ended` as its last word: a
+    script that does not say so was ended itself, by whoever runs in the container.
     """
     return (shell, "-c", _ENDING, "bastion", checked(uid))
 

@@ -13,6 +13,7 @@ import structlog
 from bastion.config import GrantSettings, SessionsSettings
 from bastion.errors import BastionError, DatabaseFailed, SessionEnded
 from bastion.model import Identity, Name, Request, Session, Target, now
+from bastion.sessions.duties import Duties
 from bastion.sessions.limits import Bounds
 from bastion.sessions.live import LiveSession
 from bastion.sessions.memory import MemoryStore
@@ -40,6 +41,7 @@ class Sessions:
         self.limits = limits
         self._node = node
         self._store = store or MemoryStore()
+        self.duties = Duties(self._store.duties)
         self._writer = Writer(self._store)
         self._live: dict[str, LiveSession] = {}
         self._taking: set[str] = set()
@@ -72,6 +74,7 @@ class Sessions:
             await self._writer.flush()
         except DatabaseFailed as error:
             log.warning("ends of sessions are not written down", reason=error.public, detail=error.detail)
+        await self.duties.close()
         try:
             await self._store.close()
         except DatabaseFailed as error:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from bastion.model import Session
+from bastion.sessions.duty_store import DutyStore, MemoryDuties
 from bastion.sessions.limits import Bounds, Held, refuse_if_full
 from bastion.sessions.store import Changes, Look, Wanted
 
@@ -28,6 +29,7 @@ class MemoryStore:
     """Keeps sessions for as long as the process lives."""
 
     def __init__(self) -> None:
+        self.duties: DutyStore = MemoryDuties()
         self._rows: dict[str, _Row] = {}
 
     async def open(self) -> None:

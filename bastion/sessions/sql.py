@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bastion.model import Session, now
 from bastion.sessions.database import Database
+from bastion.sessions.duty_store import DutyStore
+from bastion.sessions.duty_table import DutyTable
 from bastion.sessions.limits import Bounds, Held, refuse_if_full
 from bastion.sessions.nodes import Node, NodeWatch, this_process
 from bastion.sessions.store import BASTION_STOPPED, Changes, Look, Wanted
@@ -56,6 +58,7 @@ class SqlStore:
         self._node = node
         self._process = process or this_process()
         self._database = Database(url)
+        self.duties: DutyStore = DutyTable(self._database, self.node_id)
         self._watch = NodeWatch(node)
         self._under_way: set[asyncio.Task[Any]] = set()
 

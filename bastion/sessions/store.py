@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from bastion.model import Session, State
+from bastion.sessions.duty_store import DutyStore
 from bastion.sessions.limits import Bounds
 
 Changes = Mapping[str, Mapping[str, object]]
@@ -56,8 +57,10 @@ class Look:
 class Store(Protocol):
     """Keeps the sessions of all nodes. What asks it raises DatabaseFailed when it does not answer.
 
-    A session is live until it has `ended_at`.
+    A session is live until it has `ended_at`. `duties` are what its nodes still have to end.
     """
+
+    duties: DutyStore
 
     async def open(self) -> None:
         """Be ready, and release what a node of this host left behind.

@@ -24,7 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from bastion.model import Session
 
-SCHEMA: Final = "0002"
+SCHEMA: Final = "0003"
 """The newest migration; a test holds the migrations to it."""
 VERSION_TABLE: Final = "bastion_schema"
 LONGEST_LINE: Final = 16384  # bytes of a key or revocation; 8192 are the most that OpenSSH reads of a key
@@ -148,6 +148,25 @@ key_changes = Table(
     Column("count", BigInteger, nullable=False),
 )
 
+duties = Table(
+    "duties",
+    metadata,
+    Column("uid", Words(128), primary_key=True),
+    Column("runtime", Words(1024), nullable=False),
+    Column("engine", Words(256), nullable=False),
+    Column("container_id", Words(512), nullable=False),
+    Column("container_name", Words(512), nullable=False),
+    Column("shell", Words(4096), nullable=False),
+    Column("user", Words(512)),
+    Column("namespace", Words(512)),
+    Column("pod_name", Words(512)),
+    # beside the Duty's own:
+    Column("created_at", Instant, nullable=False),
+    Column("node_id", Words(512), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Words(1024)),
+)
+
 LIVE: Final[ColumnElement[bool]] = sessions.c.ended_at.is_(None)
 SESSION_COLUMNS: Final = [sessions.c[name] for name in Session.model_fields]
 
@@ -161,3 +180,4 @@ for _name, _columns in {
 Index("sessions_created", sessions.c.created_at)
 Index("sessions_ended", sessions.c.ended_at)
 Index("sessions_reserved_as", sessions.c.reserved_as)
+Index("duties_node", duties.c.node_id)

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from bastion.errors import RuntimeFailed, RuntimeUnreachable
+from bastion.errors import ContainerPaused, RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDIN, STDOUT, Data, Eof, Event, Exit, Request, Target
 from bastion.runtimes import Archive
 from bastion.runtimes.dialling import SocketConnection, by_socket
+from bastion.runtimes.duties import Duty, Reaped
 
 
 class MemoryExec:
@@ -42,6 +43,8 @@ class MemoryRuntime:
         self.lookups: list[tuple[str, str]] = []
         self.answers = True
         self.faulty: list[RuntimeFailed] = []
+        self.reaped: list[Duty] = []
+        self.paused = False
 
     async def services(self) -> list[tuple[str, str]]:
         await self.ping()
@@ -66,6 +69,13 @@ class MemoryRuntime:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+    async def reap(self, duty: Duty) -> Reaped:
+        await self.ping()
+        self.reaped.append(duty)
+        if self.paused:
+            raise ContainerPaused("the container is paused")
+        return "ended" if duty.container_id in {target.container_id for target in self.containers} else "gone"
 
     @asynccontextmanager
     async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[SocketConnection]:

@@ -16,6 +16,7 @@ from bastion.runtimes.docker.engine import Engine
 from bastion.runtimes.docker.programs import Programs
 from bastion.runtimes.docker.toolbox import Toolboxes, missing
 from bastion.runtimes.docker.watch import Watch
+from bastion.runtimes.duties import Duty, DutyRecord, Reaped, Unrecorded
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _IDLE: Final = 120.0  # seconds that a toolbox waits for its next session
@@ -25,7 +26,7 @@ class DockerRuntime:
     """A Docker Engine, 20.10 or later, at unix:///PATH or tcp://HOST:PORT.
 
     `toolboxes` are the stacks' images for containers without a shell, kept for `toolbox_idle` seconds without sessions;
-    `archives` are the stacks whose files may be had by the engine's archive API.
+    `archives` are the stacks whose files may be had by the engine's archive API; `duties` records what is to be ended.
 
     Raises:
         ConfigurationError: the address is of another kind.
@@ -39,15 +40,17 @@ class DockerRuntime:
         toolboxes: Mapping[str, str] = _NONE,
         toolbox_idle: float = _IDLE,
         archives: Collection[str] = (),
+        duties: DutyRecord | None = None,
     ) -> None:
         self.name = name
+        duties = duties or Unrecorded()
         self._with_archive = frozenset(archives)
         self._archives: Archives | None = None
         self._images = dict(toolboxes)
         self._engine = Engine(host)
-        self._watch = Watch(self._engine.endpoint, self._running)
+        self._watch = Watch(self._engine.endpoint, self._running, duties.retry_now)
         self._toolboxes = Toolboxes(self._engine, toolbox_idle)
-        self._programs = Programs(self._engine, self._watch, self._toolboxes, self._images)
+        self._programs = Programs(self._engine, self._watch, self._toolboxes, self._images, runtime=name, duties=duties)
         self._looked = False
 
     async def services(self) -> list[tuple[str, str]]:
@@ -80,6 +83,10 @@ class DockerRuntime:
     def exec(self, target: Target, request: Request) -> AbstractAsyncContextManager[Exec]:
         """Run the request's shell or command; see the port."""
         return self._programs.exec(target, request)
+
+    async def reap(self, duty: Duty) -> Reaped:
+        """End what a session left; see the port."""
+        return await self._programs.reap(duty)
 
     @asynccontextmanager
     async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[ExecConnection]:

@@ -1,6 +1,7 @@
 """Ask a Docker Engine: calls of its SDK off the event loop, its errors made ours, and scripts run in containers."""
 
 import asyncio
+import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -8,7 +9,7 @@ from typing import Any, Final
 import docker
 import docker.errors
 
-from bastion.errors import ContainerEnded, RuntimeFailed
+from bastion.errors import ContainerEnded, ContainerPaused, RuntimeFailed, RuntimeUnreachable
 from bastion.model import Target
 from bastion.runtimes import shell
 from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint, unreachable
@@ -19,6 +20,7 @@ CONFLICT: Final = 409
 
 _THREADS: Final = 16
 _OUTPUT_LIMIT: Final = 64 * 1024  # bytes of a script's own output that are read
+_IDENTITY_LIMIT: Final = 256  # characters
 _DETACH_KEYS: Final = "ctrl-^,ctrl-_,ctrl-^,ctrl-@,ctrl-_,ctrl-^,ctrl-]"  # the default, ctrl-p ctrl-q, would be typed
 
 
@@ -35,6 +37,7 @@ class Engine:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         self._connecting = asyncio.Lock()
         self._client: Any = None
+        self._identity = ""
 
     async def ask(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of the SDK's client.
@@ -48,6 +51,24 @@ class Engine:
     async def api(self) -> tuple[int, ...]:
         """Return the version of the engine's API that is spoken."""
         return tuple(int(part) for part in str((await self._connected()).api_version).split("."))
+
+    async def identity(self, *, anew: bool = False) -> str:
+        """Return what tells this engine from another at the same address, asked once or, with `anew`, again.
+
+        It outlives a restart of the engine. Podman makes up another ID for each answer, so its host and its storage
+        tell it. Where the engine keeps its name to itself, as behind a proxy of its socket, that is its address here.
+        """
+        if anew or not self._identity:
+            try:
+                version, info = await self.ask("version"), await self.ask("info")
+            except RuntimeUnreachable:
+                raise
+            except RuntimeFailed:
+                return f"{socket.gethostname()} {self.host}"
+            is_podman = "podman" in str(version.get("Components")).lower()
+            names = ("Name", "DockerRootDir") if is_podman else ("ID",)
+            self._identity = " ".join(str(info.get(name) or "") for name in names)[:_IDENTITY_LIMIT]
+        return self._identity
 
     async def create(
         self,
@@ -145,7 +166,9 @@ def refusal(status: int, message: str, container: str) -> RuntimeFailed:
     if status == GONE:
         return ContainerEnded(f"{name} is gone", hint, detail=detail)
     if status == CONFLICT:
-        state = next((word for word in ("paused", "restarting") if word in message), "not running")
+        if "paused" in message:
+            return ContainerPaused(f"{name} is paused", hint, detail=detail)
+        state = "restarting" if "restarting" in message else "not running"
         return ContainerEnded(f"{name} is {state}", hint, detail=detail)
     return RuntimeFailed(f"the engine could not do it for {name}", "its log says more", detail=detail)
 

@@ -12,6 +12,9 @@ from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Resize, Signal
 from bastion.runtimes.docker.stream import ExecStream, StreamBroken
 from bastion.runtimes.shell import SIGNALS
 
+PAUSED: Final = "is paused"
+PAUSE_LIMIT: Final = 10.0  # seconds that a session waits for its container's unpause; `docker commit` takes about one
+PAUSE_NOTICE: Final = 2.0  # seconds of a pause before the user is told
 GRACE: Final = 0.4  # seconds in which a container's last output may still come, and a better reason for its end
 
 _NEVER_RAN: Final = (b"OCI runtime exec failed", b"unable to find user", b"no matching entries in passwd file")
@@ -71,13 +74,20 @@ class DockerExec:
         self._reason: str | None = None
         self._result: asyncio.Future[Exit] | None = None
         self._stall_check: asyncio.Task[None] | None = None
+        self._pause: asyncio.Task[None] | None = None
+        self._unpaused = asyncio.Event()
 
     def told(self, word: str) -> None:
-        """Take what the watch says of the container."""
-        first, self._reason = self._reason is None, word
-        self.container_ended = word != "is paused"
-        if first:
-            asyncio.get_running_loop().call_later(GRACE, self.stream.abort)
+        """Take what the watch says of the container: it has ended, or is paused, which is waited for a while."""
+        if word != PAUSED:
+            self._over(word)
+        elif self._pause is None or self._pause.done():
+            self._unpaused.clear()
+            self._pause = asyncio.create_task(self._outlast_pause(), name="docker pause")
+
+    def resumed(self) -> None:
+        """Take what the watch says: the container is no longer paused."""
+        self._unpaused.set()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Give the output in order; see the port."""
@@ -127,10 +137,11 @@ class DockerExec:
         return await asyncio.shield(self._result)
 
     def close(self) -> None:
-        """Let go of the stream and of the task that looks after a stall."""
+        """Let go of the stream and of the tasks that look after a stall and a pause."""
         self.stream.abort()
-        if self._stall_check is not None:
-            self._stall_check.cancel()
+        for task in (self._stall_check, self._pause):
+            if task is not None:
+                task.cancel()
 
     async def _read(self) -> Data | None:
         try:
@@ -201,7 +212,7 @@ class DockerExec:
         for _ in range(8):
             self._raise_if_ended()
             if (word := await self._container_state()) is not None:
-                self.told(word)
+                self._over(word)
                 await asyncio.sleep(GRACE)  # "stopped" may become "was removed"
             else:
                 await asyncio.sleep(0.1)
@@ -212,6 +223,38 @@ class DockerExec:
             return await self._calls.container()
         except RuntimeFailed as error:
             raise self._lost(error.detail or error.public) from error
+
+    def _over(self, word: str) -> None:
+        """End the session for what became of its container."""
+        first, self._reason = self._reason is None, word
+        self.container_ended = word != PAUSED
+        if first:
+            asyncio.get_running_loop().call_later(GRACE, self.stream.abort)
+
+    async def _outlast_pause(self) -> None:
+        """Wait for the unpause, tell the user when that takes long, and end the session when it takes too long."""
+        if await self._is_unpaused_within(PAUSE_NOTICE):
+            return
+        ending = "\r\n" if self._tty else "\n"
+        container = f"the container {self._target.container_name}"
+        self.stream.insert(f"bastion: hint: {container} is paused; waiting up to {PAUSE_LIMIT:.0f} s{ending}")
+        if await self._is_unpaused_within(PAUSE_LIMIT - PAUSE_NOTICE):
+            return
+        try:
+            word = await self._calls.container()  # an unpause is missed where the stream of events has a gap
+        except RuntimeFailed as error:
+            _log.info("paused container not inspected", error=error.detail)
+            return
+        if word is not None:
+            self._over(word)
+
+    async def _is_unpaused_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._unpaused.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _raise_if_ended(self) -> None:
         if self._reason is not None:

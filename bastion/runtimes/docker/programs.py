@@ -8,15 +8,16 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from bastion.errors import ContainerEnded, NoShell, RuntimeFailed
+from bastion.errors import ContainerEnded, NoShell, OtherEngine, RuntimeFailed, RuntimeUnreachable
 from bastion.model import Request, Target
 from bastion.runtimes import beside, shell
 from bastion.runtimes.docker.engine import GONE, Engine, status
-from bastion.runtimes.docker.exec import Calls, DockerExec, Inspected
+from bastion.runtimes.docker.exec import PAUSED, Calls, DockerExec, Inspected
 from bastion.runtimes.docker.shells import Shells
 from bastion.runtimes.docker.toolbox import Toolbox, Toolboxes
 from bastion.runtimes.docker.watch import Watch
-from bastion.runtimes.ending import end_all
+from bastion.runtimes.duties import Duty, DutyRecord, Reaped
+from bastion.runtimes.ending import Program, ProgramOfTheDead, discharge, end_all
 
 _CONSOLE_SIZE: Final = (1, 42)  # the API that starts a terminal in its size
 _ROOT: Final = ("", "0", "root")
@@ -39,9 +40,23 @@ class _Entrance(NamedTuple):
 
 
 class Programs:
-    """What runs in the containers of one engine for sessions; `images` has the toolbox image of each stack with one."""
+    """What runs in the containers of one engine for sessions; `images` has the toolbox image of each stack with one.
 
-    def __init__(self, engine: Engine, watch: Watch, toolboxes: Toolboxes, images: Mapping[str, str]) -> None:
+    `runtime` is the engine's name in the configuration.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        watch: Watch,
+        toolboxes: Toolboxes,
+        images: Mapping[str, str],
+        *,
+        runtime: str,
+        duties: DutyRecord,
+    ) -> None:
+        self._runtime = runtime
+        self._duties = duties
         self._engine = engine
         self._watch = watch
         self._toolboxes = toolboxes
@@ -71,19 +86,45 @@ class Programs:
             )
             calls = self._calls(target, entrance, request, exec_id)
             running = DockerExec(target, calls, tty=tty, notes=entrance.notes)
-            may_run = True
-            async with self._watch.on(target.container_id, running.told), self._lasting(entrance, target, running):
+            may_run = False
+            async with (
+                self._watch.on(target.container_id, running.told, running.resumed),
+                self._lasting(entrance, target, running),
+            ):
+                duty = self._duty(target, entrance, request, await self._engine.identity())
                 try:
+                    await self._duties.add(duty)
+                    may_run = True
                     try:
                         await self._engine.start(running.stream, exec_id, body, target.container_name)
-                    except RuntimeFailed:
-                        may_run = False
+                    except RuntimeFailed as error:
+                        may_run = isinstance(error, RuntimeUnreachable)  # the engine may have read the request
                         raise
                     yield running
                 finally:
                     running.close()
                     if may_run and not running.container_ended:
-                        await asyncio.shield(self._end(target, entrance, request, calls))
+                        await asyncio.shield(self._end(duty, calls))
+                    else:
+                        self._duties.done(duty)
+
+    async def reap(self, duty: Duty, program: Program | None = None) -> Reaped:
+        """End what a session left; `program` is its own where this bastion started it. See the port."""
+        try:
+            await end_all(
+                duty,
+                shell.ending(duty.shell, duty.uid),
+                program=program or ProgramOfTheDead(),
+                run=functools.partial(self._engine.run, duty.container_id, duty.container_name, paced=True),
+                users=(duty.user, "0"),
+            )
+        except RuntimeUnreachable:
+            raise
+        except RuntimeFailed:
+            if await self._is_gone(duty):
+                return "gone"
+            raise
+        return "ended"
 
     async def close(self) -> None:
         """Wait for what is being ended."""
@@ -141,7 +182,7 @@ class Programs:
         """Until left, tell the session when its toolbox ends: the engine may leave its stream open then."""
 
         def lost(word: str) -> None:
-            if not running.container_ended and word != "is paused":
+            if not running.container_ended and word != PAUSED:
                 running.told(_lost(word))
 
         if entrance.container_id == target.container_id:
@@ -150,23 +191,45 @@ class Programs:
         async with self._watch.on(entrance.container_id, lost):
             yield
 
-    def _end(self, target: Target, entrance: _Entrance, request: Request, calls: Calls) -> asyncio.Task[None]:
-        """Begin to end what a session left."""
-        name = target.container_name if entrance.container_id == target.container_id else "the toolbox"
-        ending = asyncio.create_task(
-            end_all(
-                target,
-                shell.ending(entrance.scripts, request.uid),
-                request.uid,
-                program=Inspected(calls.state),
-                run=functools.partial(self._engine.run, entrance.container_id, name, paced=True),
-                users=(entrance.user, "0"),
-            ),
-            name=f"end {request.uid}",
+    def _duty(self, target: Target, entrance: _Entrance, request: Request, engine: str) -> Duty:
+        is_target = entrance.container_id == target.container_id
+        return Duty(
+            uid=request.uid,
+            runtime=self._runtime,
+            engine=engine,
+            container_id=entrance.container_id,
+            container_name=target.container_name if is_target else f"the toolbox of {target.container_name}",
+            shell=entrance.scripts,
+            user=entrance.user,
         )
+
+    def _end(self, duty: Duty, calls: Calls) -> asyncio.Task[None]:
+        """Begin to end what a session left."""
+        reaping = self.reap(duty, Inspected(calls.state))
+        ending = asyncio.create_task(discharge(self._duties, duty, reaping), name=f"end {duty.uid}")
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
         return ending
+
+    async def _is_gone(self, duty: Duty) -> bool:
+        """Say whether the container of a duty, and with it all that ran there, is gone.
+
+        Raises:
+            OtherEngine: no such container, but this is not the engine that it was on.
+            RuntimeFailed: the engine does not say.
+        """
+        try:
+            state = (await self._engine.ask("inspect_container", duty.container_id))["State"]
+        except ContainerEnded as error:
+            if status(error) != GONE:
+                raise
+            if duty.engine != await self._engine.identity(anew=True):
+                raise OtherEngine(
+                    f"the engine {self._runtime} has no container {duty.container_name}, and is not the one that had",
+                    detail=error.detail,
+                ) from error
+            return True
+        return not state.get("Paused") and (not state.get("Running") or bool(state.get("Restarting")))
 
     def _calls(self, target: Target, entrance: _Entrance, request: Request, exec_id: str) -> Calls:
         async def state() -> dict[str, Any]:
@@ -199,7 +262,7 @@ class Programs:
         except ContainerEnded as ended:
             return "was removed" if status(ended) == GONE else "stopped"
         if details.get("Paused"):
-            return "is paused"
+            return PAUSED
         if details.get("Running") and not details.get("Restarting"):
             return None
         if details.get("OOMKilled"):

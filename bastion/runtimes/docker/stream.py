@@ -141,6 +141,14 @@ class ExecStream(asyncio.Protocol):
             self._resume()
         return data
 
+    def insert(self, line: str) -> None:
+        """Put a line of the bastion's own into the output, on standard error, behind what has arrived."""
+        if not self.ended:
+            data = Data(STDERR, line.encode())
+            self._output.append(data)
+            self._held += len(data.payload)
+            self._wake()
+
     async def write(self, payload: bytes) -> None:
         """Send input, and wait while the engine takes no more; once the stream is over it is dropped."""
         if self._transport is None or self._transport.is_closing():

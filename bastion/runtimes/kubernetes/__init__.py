@@ -15,6 +15,7 @@ from bastion.errors import ContainerEnded, NoSuchTarget, RuntimeFailed, RuntimeU
 from bastion.model import Request, Target
 from bastion.runtimes import Connection, Exec
 from bastion.runtimes.dialling import by_exec
+from bastion.runtimes.duties import Duty, DutyRecord, Reaped, Unrecorded
 from bastion.runtimes.kubernetes import targets
 from bastion.runtimes.kubernetes.cache import Cache
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, refusal
@@ -34,7 +35,8 @@ _log = structlog.get_logger(__name__)
 class KubernetesRuntime:
     """A cluster: one context of a kubeconfig, or the one whose pod the bastion runs in.
 
-    `namespaces` are those of the configured stacks, `toolboxes` the stacks' images for containers without a shell.
+    `namespaces` are those of the configured stacks, `toolboxes` the stacks' images for containers without a shell;
+    `duties` records what is to be ended.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class KubernetesRuntime:
         name: str = "kubernetes:",
         namespaces: Mapping[str, str] = _NONE,
         toolboxes: Mapping[str, str] = _NONE,
+        duties: DutyRecord | None = None,
     ) -> None:
         self.name = name
         self._namespaces = dict(namespaces)
@@ -52,7 +55,9 @@ class KubernetesRuntime:
         self._cluster = Cluster(kubeconfig, context)
         self._cache = Cache(self._cluster, frozenset(self._namespaces.values()))
         self._census = Census(self._cluster)
-        self._programs = Programs(self._cluster, self._cache, self._toolboxes)
+        self._programs = Programs(
+            self._cluster, self._cache, self._toolboxes, runtime=name, duties=duties or Unrecorded()
+        )
 
     async def services(self) -> list[tuple[str, str]]:
         """List (stack, service) of what runs, as far as the bastion may see it; see the port."""
@@ -106,6 +111,10 @@ class KubernetesRuntime:
                 await self._look_again(target)
                 raise
             yield program
+
+    async def reap(self, duty: Duty) -> Reaped:
+        """End what a session left; see the port."""
+        return await self._programs.reap(duty)
 
     def dial(self, target: Target, host: str, port: int) -> AbstractAsyncContextManager[Connection]:
         """Connect to the pod itself by the cluster's port-forward, elsewhere by a helper in the pod; see the port.

@@ -145,6 +145,10 @@ class Cluster:
         """Return the server's address, https://HOST:PORT, without any user or password in it."""
         return shown((await self._linked()).server)
 
+    async def identity(self) -> str:
+        """Return what tells this cluster from others of the same name in the configuration."""
+        return (await self._linked()).identity
+
     async def namespace(self) -> str | None:
         """Return the context's namespace, or the service account's own."""
         return (await self._linked()).namespace

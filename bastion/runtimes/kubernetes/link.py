@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import socket
 import ssl
@@ -24,6 +25,14 @@ _CLOSING_SECONDS: Final = 0.5  # that TLS may take to say good-bye
 _TICK: Final = 0.005
 
 
+def _identity(server: str, ssl_context: ssl.SSLContext) -> str:
+    """Return what tells a cluster from others: its address, which in a pod is the same in many, and its CA."""
+    digest = hashlib.sha256(server.encode())
+    for certificate in sorted(ssl_context.get_ca_certs(binary_form=True)):
+        digest.update(certificate)
+    return digest.hexdigest()[:32]
+
+
 class Link:
     """One login and the connections made with it; those end only when nobody uses them any more.
 
@@ -35,6 +44,7 @@ class Link:
     ) -> None:
         self.server = str(configuration.host).rstrip("/")
         self.namespace = namespace
+        self.identity = _identity(self.server, ssl_context)
         self._made = time.monotonic()
         self._expires = login.expires if login is not None else math.inf
         self._configuration = configuration

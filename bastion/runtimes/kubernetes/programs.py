@@ -10,16 +10,24 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
+from bastion.errors import (
+    ConnectionLost,
+    NoShell,
+    OtherEngine,
+    ProcessesLeft,
+    RuntimeFailed,
+    RuntimeUnreachable,
+)
 from bastion.model import STDOUT, Request, Target
 from bastion.runtimes import beside, shell
-from bastion.runtimes.ending import end_all
+from bastion.runtimes.duties import Duty, DutyRecord, Reaped
+from bastion.runtimes.ending import Program, ProgramOfTheDead, discharge, end_all
 from bastion.runtimes.kubernetes.cache import Told
-from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path
+from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
 from bastion.runtimes.kubernetes.exec import Calls, KubernetesExec, never_ran
 from bastion.runtimes.kubernetes.pods import read_pod
 from bastion.runtimes.kubernetes.stream import Place, PodStream, StreamBroken, status_of
-from bastion.runtimes.kubernetes.targets import difference
+from bastion.runtimes.kubernetes.targets import difference, is_gone
 from bastion.runtimes.kubernetes.toolbox import Toolbox
 
 _SECONDS: Final = 10.0  # that a script of ours may take
@@ -55,9 +63,22 @@ class _Entrance(NamedTuple):
 
 
 class Programs:
-    """What runs in the pods of one cluster on behalf of sessions; `toolboxes` has the image of each stack with one."""
+    """What runs in the pods of one cluster on behalf of sessions; `toolboxes` has the image of each stack with one.
 
-    def __init__(self, cluster: Cluster, watching: Watching, toolboxes: Mapping[str, str]) -> None:
+    `runtime` is the cluster's name in the configuration.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        watching: Watching,
+        toolboxes: Mapping[str, str],
+        *,
+        runtime: str,
+        duties: DutyRecord,
+    ) -> None:
+        self._runtime = runtime
+        self._duties = duties
         self._cluster = cluster
         self._watching = watching
         self._toolboxes = toolboxes
@@ -81,9 +102,12 @@ class Programs:
         running = KubernetesExec(
             target, stream, self._calls(target, entrance, request.uid), tty=tty, notes=entrance.notes
         )
-        may_run = is_heard = True
+        may_run, is_heard = False, True
+        duty = self._duty(target, entrance, request, await self._cluster.identity())
         async with self._watching.on(target, running.told):
             try:
+                await self._duties.add(duty)
+                may_run = True
                 try:
                     started = shell.started(entrance.scripts, request, arguments, *entrance.files)
                     await stream.open(started, stdin=True)
@@ -97,9 +121,7 @@ class Programs:
                 yield running
             finally:
                 end = may_run and not running.container_ended
-                ending = asyncio.create_task(
-                    self._finish(running, entrance, request.uid, end=end), name=f"end {request.uid}"
-                )
+                ending = asyncio.create_task(self._finish(running, duty, end=end), name=f"end {request.uid}")
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
                 if is_heard:
@@ -218,28 +240,79 @@ class Programs:
 
         return Calls(pod, signal, is_over, end)
 
-    async def _finish(self, running: KubernetesExec, entrance: _Entrance, uid: str, *, end: bool) -> None:
+    def _duty(self, target: Target, entrance: _Entrance, request: Request, cluster: str) -> Duty:
+        place = entrance.place
+        pod_uid = target.container_id.partition("/")[0]
+        return Duty(
+            uid=request.uid,
+            runtime=self._runtime,
+            engine=cluster,
+            container_id=target.container_id if place.container == target.container_name else f"{pod_uid}/",
+            container_name=place.container,
+            shell=entrance.scripts,
+            namespace=place.namespace,
+            pod_name=place.pod,
+        )
+
+    async def _finish(self, running: KubernetesExec, duty: Duty, *, end: bool) -> None:
         """End what a session left in its container, then let go of its stream."""
-
-        async def run(script: tuple[str, ...], _user: str | None) -> bytes:
-            while True:
-                try:
-                    return await self.script(entrance.place, script, paced=True)
-                except ContainerEnded:
-                    return b""
-                except (RuntimeUnreachable, ConnectionLost) as error:
-                    _log.info("ending tried again", session=uid, error=error.detail or error.public)
-                    await asyncio.sleep(_AGAIN)
-
         await running.close()
         program = _Streamed(running.stream)
         try:
             if end:
-                script = shell.ending(entrance.scripts, uid)
-                await end_all(running.target, script, uid, program=program, run=run, users=(None,))
+                await discharge(self._duties, duty, self.reap(duty, program))
+            else:
+                self._duties.done(duty)
         finally:
             program.close()
             await running.stream.close()
+
+    async def reap(self, duty: Duty, program: Program | None = None) -> Reaped:
+        """End what a session left; `program` is its own where this bastion started it. See the port."""
+        place = Place(str(duty.namespace), str(duty.pod_name), duty.container_name)
+
+        async def run(script: tuple[str, ...], _user: str | None) -> bytes:
+            while True:
+                try:
+                    return await self.script(place, script, paced=True)
+                except (RuntimeUnreachable, ConnectionLost) as error:
+                    if program is None:
+                        raise
+                    _log.info("ending tried again", session=duty.uid, error=error.detail or error.public)
+                    await asyncio.sleep(_AGAIN)
+
+        if program is None and await self._is_gone(duty):  # another pod may have its name
+            return "gone"
+        try:
+            script = shell.ending(duty.shell, duty.uid)
+            await end_all(duty, script, program=program or ProgramOfTheDead(), run=run, users=(None,))
+        except (RuntimeUnreachable, ProcessesLeft):
+            raise
+        except RuntimeFailed:
+            if await self._is_gone(duty):
+                return "gone"
+            raise
+        return "ended"
+
+    async def _is_gone(self, duty: Duty) -> bool:
+        """Say whether the container of a duty, and with it all that ran there, is gone.
+
+        Raises:
+            OtherEngine: no such pod, but this is not the cluster that it was in.
+            RuntimeFailed: the cluster does not say.
+        """
+        try:
+            found = read_pod(
+                await self._cluster.get(path("namespaces", str(duty.namespace), "pods", str(duty.pod_name)))
+            )
+        except Answered as answered:
+            if answered.status != 404:  # noqa: PLR2004 - HTTP's own number
+                raise refusal(answered, f"get pods in the namespace {duty.namespace}") from answered
+            found = None
+        is_same_pod = found is not None and found.uid == duty.container_id.partition("/")[0]
+        if not is_same_pod and duty.engine != await self._cluster.identity():
+            raise OtherEngine(f"the pod {duty.pod_name} is in another cluster, or this one's CA or address has changed")
+        return is_gone(duty.container_id, duty.container_name, found)
 
 
 class _Streamed:

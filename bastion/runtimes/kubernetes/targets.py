@@ -108,6 +108,23 @@ def difference(target: Target, pod: Pod | None) -> str:
     return pod.over or _container_difference(container_id, pod.container(target.container_name))
 
 
+def is_gone(container_id: str, container: str, pod: Pod | None) -> bool:
+    """Say whether nothing runs any more of what was in a container, given what is known of the pod of its name now.
+
+    `container_id` is as in a Target, or `UID/` for any container of that name. A pod that is being deleted or has lost
+    its node may run on.
+    """
+    uid, _, number = container_id.partition("/")
+    if pod is None or pod.uid != uid or pod.phase in ("Failed", "Succeeded"):
+        return True
+    found = pod.container(container)
+    if found is None or not found.container_id:
+        return False
+    if not number:
+        return bool(found.ended) and not found.is_running
+    return found.container_id != number or (bool(found.ended) and found.ended_id == number)
+
+
 def _container_difference(container_id: str, container: Container | None) -> str:
     if container is None or not container.container_id:  # not known yet, or not any more for a moment
         return ""

@@ -13,14 +13,17 @@ import struct
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
-from bastion.errors import ConfigurationError, NoShell, RuntimeFailed
+from bastion.errors import ConfigurationError, NoShell, OtherEngine, ProcessesLeft, RuntimeFailed
 from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Request, Resize, Signal, Target
 from bastion.runtimes import shell
 from bastion.runtimes.dialling import SocketConnection, by_socket
+from bastion.runtimes.duties import Duty, DutyRecord, Reaped, Unrecorded
+from bastion.runtimes.ending import discharge
 from bastion.runtimes.process.end import end_all
 
 _PIECE: Final = 64 * 1024
@@ -42,8 +45,9 @@ class ProcessRuntime:
 
     name = "process"
 
-    def __init__(self, stack: str, service: str, *, user: str | None) -> None:
+    def __init__(self, stack: str, service: str, *, user: str | None, duties: DutyRecord | None = None) -> None:
         self._place = (stack, service)
+        self._duties = duties or Unrecorded()
         root = os.geteuid() == 0
         try:
             self._account = pwd.getpwnam(user or "nobody") if user or root else pwd.getpwuid(os.geteuid())
@@ -72,8 +76,10 @@ class ProcessRuntime:
         chosen = target.shell or next((name for name in ("bash", "sh") if shutil.which(name, path=_PATH)), None)
         if chosen is None or shutil.which(chosen, path=_PATH) is None:
             raise NoShell("this machine has no such shell", "name another for the stack", detail=str(chosen))
+        duty = Duty(request.uid, self.name, _boot(), target.container_id, target.container_name, chosen)
         running = ProcessExec(terminal=request.terminal is not None)
         try:
+            await self._duties.add(duty)
             if request.terminal:
                 running.resize(request.terminal.columns, request.terminal.rows)
             await running.start(
@@ -82,7 +88,17 @@ class ProcessRuntime:
             yield running
         finally:
             running.close()
-            await asyncio.shield(self._end(request.uid, running))
+            await asyncio.shield(self._end(duty, running))
+
+    async def reap(self, duty: Duty) -> Reaped:
+        """End what a session left; see the port. A machine that was started anew runs nothing of before."""
+        if duty.engine != _boot():
+            if duty.container_id == platform.node():
+                return "gone"
+            raise OtherEngine(f"this is not the machine {duty.container_id}")
+        if left := await end_all(duty.uid):
+            raise ProcessesLeft("processes of the session are left", detail=" ".join(map(str, left)))
+        return "ended"
 
     @asynccontextmanager
     async def dial(self, target: Target, host: str, port: int) -> AsyncIterator[SocketConnection]:
@@ -118,10 +134,13 @@ class ProcessRuntime:
         own = {"PATH": _PATH, "HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
         return {**own, **shell.environment(request)}
 
-    async def _end(self, uid: str, running: "ProcessExec") -> None:
-        if left := await end_all(uid):
-            _log.warning("processes are left", session=uid, left=left)
+    async def _end(self, duty: Duty, running: "ProcessExec") -> None:
+        await discharge(self._duties, duty, self.reap(duty))
         await running.reap()
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _heed_signals() -> None:
