@@ -7,14 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
-import pexpect
 import pytest
 
-from tests.conftest import CACHE
-from tests.e2e.places import DockerPlace, Place
+from tests.e2e.places import Place
 from tests.e2e.server import Bastion, uid_of
-from tests.engine import Engine
-from tests.postgresql import Postgresql
 
 BOUND: Final = 45.0  # seconds: the promise of threats' rows C12 and E5
 NUMBER: Final = "9119"  # of seconds that the programs sleep, by which they are known
@@ -23,7 +19,7 @@ KINDS: Final = {
     "plain": f"exec sleep {NUMBER}1",
     "setsid": f"setsid sleep {NUMBER}2 & wait",
     "nohup": f"nohup sleep {NUMBER}3 >/dev/null 2>&1 & wait",
-    "daemon": f"(setsid sh -c 'sleep {NUMBER}4 & exec sleep {NUMBER}4' >/dev/null 2>&1 </dev/null &); exec sleep {NUMBER}1",
+    "daemon": f"(setsid sh -c 'sleep {NUMBER}4 &' >/dev/null 2>&1 </dev/null &); exec sleep {NUMBER}1",
     "other user": f"su -s /bin/sh nobody -c 'sleep {NUMBER}5'",
 }
 
@@ -59,7 +55,9 @@ def _programs(bastion: Bastion, place: Place) -> Iterator[None]:
 
 
 def _ledger(bastion: Bastion, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for file in bastion.transcripts.rglob("ledger.jsonl") for line in file.read_text().splitlines()]
+    lines = [
+        json.loads(line) for file in bastion.transcripts.rglob("ledger.jsonl") for line in file.read_text().splitlines()
+    ]
     return [line for line in lines if line.get("event") == event]
 
 

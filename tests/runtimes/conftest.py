@@ -11,7 +11,7 @@ from bastion.runtimes.kubernetes import KubernetesRuntime
 from bastion.runtimes.process import ProcessRuntime
 from tests.cluster import Cluster
 from tests.engine import Engine
-from tests.runtimes.world import World, look_here
+from tests.runtimes.world import RememberedDuties, World, look_here
 
 WORLDS = [
     "process",
@@ -42,8 +42,9 @@ async def world_of(request: pytest.FixtureRequest, name: str) -> AsyncIterator[W
             yield found
         return
     if name == "process":
-        local = ProcessRuntime("mystack", "web", user=None)
-        yield World(local, (await local.find("mystack", "web"))[0], look_here)
+        duties = RememberedDuties()
+        local = ProcessRuntime("mystack", "web", user=None, duties=duties)
+        yield World(local, (await local.find("mystack", "web"))[0], look_here, duties=duties)
         await local.close()
         return
     engine: Engine = request.getfixturevalue("engine")
@@ -56,9 +57,14 @@ async def world_of(request: pytest.FixtureRequest, name: str) -> AsyncIterator[W
         image = engine.image_busybox if name == "busybox" else engine.image_debian
         arguments = ("--user", "1000:1000") if name == "debian-user" else ()
         engine.start(container, image, stack="conformance", service=name, args=arguments)
-    runtime = DockerRuntime(engine.host)
+    duties = RememberedDuties()
+    runtime = DockerRuntime(engine.host, duties=duties)
     (target,) = await runtime.find("conformance", name)
-    yield World(runtime, target, lambda script: engine.docker("exec", "-u", "0", container, "sh", "-c", script))
+
+    def look(script: str) -> str:
+        return engine.docker("exec", "-u", "0", container, "sh", "-c", script)
+
+    yield World(runtime, target, look, duties=duties)
     await runtime.close()
 
 
@@ -67,7 +73,8 @@ async def by_toolbox(engine: Engine, name: str) -> AsyncIterator[World]:
     """Give a container without a shell, entered by a busybox beside it."""
     if name not in engine.docker("ps", "--format", "{{.Names}}").split():
         engine.start(name, engine.image_scratch, stack="conformance", service="toolbox", args=("--tmpfs", "/tmp"))
-    runtime = DockerRuntime(engine.host, toolboxes={"conformance": engine.image_busybox})
+    duties = RememberedDuties()
+    runtime = DockerRuntime(engine.host, toolboxes={"conformance": engine.image_busybox}, duties=duties)
     (target,) = await runtime.find("conformance", "toolbox")
 
     def look(script: str) -> str:
@@ -75,7 +82,7 @@ async def by_toolbox(engine: Engine, name: str) -> AsyncIterator[World]:
         found = engine.docker("ps", "-q", "--filter", label).split()
         return "".join(engine.docker("exec", "-u", "0", toolbox, "sh", "-c", script) for toolbox in found)
 
-    yield World(runtime, target, look, root="/proc/1/root", notes=1)
+    yield World(runtime, target, look, root="/proc/1/root", notes=1, duties=duties)
     await runtime.close()
 
 
@@ -86,14 +93,16 @@ async def in_cluster(cluster: Cluster, name: str) -> AsyncIterator[World]:
         cluster.switch(protocol="v4")
     service = "small" if name == "kubernetes-small" else "web"
     workload = f"conformance-{service}"
-    runtime = KubernetesRuntime(cluster.kubeconfig, None, namespaces={"conformance": cluster.namespace})
+    duties = RememberedDuties()
+    runtime = KubernetesRuntime(cluster.kubeconfig, None, namespaces={"conformance": cluster.namespace}, duties=duties)
     try:
         if not await asyncio.to_thread(cluster.pods, workload):
             image = cluster.image_small if service == "small" else cluster.image
             await asyncio.to_thread(cluster.deployment, workload, image=image)
         (target,) = await runtime.find("conformance", workload)
         pod = str(target.pod_name)
-        yield World(runtime, target, lambda script: cluster.look(pod, script), half_close=name != "kubernetes-v4")
+        half_close = name != "kubernetes-v4"
+        yield World(runtime, target, lambda script: cluster.look(pod, script), half_close, duties=duties)
     finally:
         await runtime.close()
         if name == "kubernetes-v4":

@@ -1,13 +1,14 @@
 """What the port promises, proved for every runtime."""
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 import shlex
 
 import pytest
 
-from bastion.errors import RuntimeFailed
+from bastion.errors import DatabaseFailed, RuntimeFailed
 from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Resize, Signal, Terminal
 from tests.runtimes.world import World, pieces, read_until, request, resident, send_all
 
@@ -298,6 +299,36 @@ async def test_nothing_is_left_of_a_cancelled_session(world: World) -> None:
     async with asyncio.timeout(30):
         while await world.left("7405"):
             await asyncio.sleep(0.1)
+
+
+async def test_the_duty_is_on_record_while_the_program_runs(world: World) -> None:
+    """It is there before the program runs, and taken off when nothing of it is left."""
+    asked = request("echo ready; sleep 7407")
+    async with world.runtime.exec(world.target, asked) as program:
+        assert [duty.uid for duty in world.duties.added] == [asked.uid]
+        await read_until(program, b"ready")
+        assert world.duties.finished == []
+    assert world.duties.finished == [asked.uid]
+    assert world.duties.failures == {}
+
+
+async def test_no_program_without_its_duty(world: World) -> None:
+    """Where the duty cannot be put on record nothing is started."""
+    world.duties.refuses = True
+    with pytest.raises(DatabaseFailed):
+        await world.command("setsid sleep 7408")
+    assert await world.left("7408") == []
+
+
+async def test_reap_ends_what_another_bastion_left(world: World) -> None:
+    """What carries the marker of a session that nobody here started is ended, and doing so again is harmless."""
+    uid = request().uid
+    await world.command(f"(BASTION_SESSION={uid} setsid sleep 7409 >/dev/null 2>&1 </dev/null &); sleep 0.2")
+    assert await world.left("7409")
+    duty = dataclasses.replace(world.duties.added[-1], uid=uid)
+    assert await asyncio.gather(world.runtime.reap(duty), world.runtime.reap(duty)) == ["ended", "ended"]
+    assert await world.left("7409") == []
+    assert await world.runtime.reap(duty) == "ended"
 
 
 async def test_neighbours_are_left_alone(world: World) -> None:

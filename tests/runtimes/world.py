@@ -4,11 +4,13 @@ import asyncio
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from bastion.errors import BastionError, DatabaseFailed
 from bastion.model import STDERR, STDIN, STDOUT, Data, Eof, Event, Exit, Name, Request, Target, Terminal
 from bastion.runtimes import Exec, Runtime
+from bastion.runtimes.duties import Duty
 
 
 @dataclass
@@ -38,6 +40,30 @@ def request(
     )
 
 
+class RememberedDuties:
+    """A record in memory of what an adapter said of its duties; with `refuses` it takes none."""
+
+    def __init__(self) -> None:
+        self.added: list[Duty] = []
+        self.finished: list[str] = []
+        self.failures: dict[str, BastionError] = {}
+        self.refuses = False
+
+    async def add(self, duty: Duty) -> None:
+        if self.refuses:
+            raise DatabaseFailed("the sessions' database does not answer")
+        self.added.append(duty)
+
+    def done(self, duty: Duty) -> None:
+        self.finished.append(duty.uid)
+
+    def failed(self, duty: Duty, error: BastionError) -> None:
+        self.failures[duty.uid] = error
+
+    def retry_now(self) -> None:
+        """Nothing is tried again."""
+
+
 @dataclass
 class World:
     """A runtime, its target, and a way to look into it from outside."""
@@ -48,6 +74,7 @@ class World:
     half_close: bool = True  # whether the end of standard input is passed on
     root: str = ""  # where `look` finds the target's files
     notes: int = 0  # lines about where one is that come before any output
+    duties: RememberedDuties = field(default_factory=RememberedDuties)
 
     async def run(self, asked: Request, events: Sequence[Event] = (Eof(),), target: Target | None = None) -> Done:
         """Run a request, send the events while its output is read, and return what came."""
