@@ -326,7 +326,7 @@ async def test_reap_ends_what_another_bastion_left(world: World) -> None:
     await world.command(f"(BASTION_SESSION={uid} setsid sleep 7409 >/dev/null 2>&1 </dev/null &); sleep 0.2")
     assert await world.left("7409")
     duty = dataclasses.replace(world.duties.added[-1], uid=uid)
-    assert await asyncio.gather(world.runtime.reap(duty), world.runtime.reap(duty)) == ["ended", "ended"]
+    assert set(await asyncio.gather(world.runtime.reap(duty), world.runtime.reap(duty))) == {"ended"}
     assert await world.left("7409") == []
     assert await world.runtime.reap(duty) == "ended"
 
