@@ -20,6 +20,7 @@ from bastion.log import session_line
 from bastion.metrics import Metrics
 from bastion.model import Channel, Exit, FileAccess, Identity, Name, Request, Target, now
 from bastion.policy import Policy
+from bastion.refusals import Refusals
 from bastion.relay import relay
 from bastion.runtimes import Runtime
 from bastion.sessions import LiveSession, Sessions
@@ -71,6 +72,7 @@ class Gateway:
         self._transcripts = transcripts
         self._runtimes = runtimes
         self._metrics = metrics
+        self.refusals = Refusals(metrics, self.note)
         self._granted: dict[LiveSession, tuple[Identity, Request, Target, FileAccess | None]] = {}
 
     @property
@@ -105,7 +107,7 @@ class Gateway:
         except Exception as error:
             refusal = _known(error, request.uid)
             explain(channel, refusal, request.uid)
-            await self._record_refusal(identity, request, refusal)
+            await self.refusals.record(identity, request, refusal)
 
     async def find(
         self, identity: Identity, request: Request, local_address: str
@@ -270,20 +272,6 @@ class Gateway:
             seconds=seconds,
             transcript=f"{request.uid}.cast.age",
         )
-
-    async def _record_refusal(self, identity: Identity, request: Request, refusal: BastionError) -> None:
-        self._metrics.refused(refusal.code)
-        facts = {
-            "uid": request.uid,
-            "user": identity.user,
-            "key_fingerprint": identity.key_fingerprint,
-            "client_address": identity.client_address,
-            "name": f"{request.name.service}@{request.name.stack or ''}",
-            "kind": request.kind,
-            "code": refusal.code,
-        }
-        log.info("refused", **facts, reason=refusal.public)
-        await self.note("refused", **facts)
 
 
 def explain(channel: Door, error: BastionError, uid: str) -> None:

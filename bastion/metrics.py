@@ -41,6 +41,12 @@ class Metrics:
             "bastion_refused", "Requests that were refused, by the error's code", ["code"], registry=self.registry
         )
         self._logins = Counter("bastion_logins", "Connections that logged in", registry=self.registry)
+        self._login_failures = Counter(
+            "bastion_login_failures",
+            "Connections that did not log in, by why; those that were turned away are among them",
+            ["reason"],
+            registry=self.registry,
+        )
         self._turned_away = Counter(
             "bastion_turned_away",
             "Connections refused before a key exchange: penalty, handshake-rate, max-startups, descriptors",
@@ -78,6 +84,10 @@ class Metrics:
     def login(self) -> None:
         """Count a connection that logged in."""
         self._logins.inc()
+
+    def login_failed(self, reason: str) -> None:
+        """Count a connection that did not log in; `reason` is one of a few."""
+        self._login_failures.labels(reason).inc()
 
     def turned_away(self, reason: str) -> None:
         """Count a connection that was refused before a key exchange; `reason` is one of a few."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from bastion.errors import ConfigurationError, DatabaseFailed
 from bastion.keyring import auditors, changes, home, issuing
-from bastion.keyring.admitting import Admission, NotAdmitted, admit_certificate, admit_key
+from bastion.keyring.admitting import Admission, KeyObjection, NotAdmitted, admit_certificate, admit_key
+from bastion.keyring.authorized_keys import fingerprint
 from bastion.keyring.certificates import InvalidCertificateError, is_certificate, parse
 from bastion.keyring.changes import Copied
 from bastion.keyring.clock import Clock
@@ -25,7 +26,18 @@ from bastion.model import Identity
 if TYPE_CHECKING:
     from bastion.config import Settings
 
-__all__ = ["Admission", "Copied", "IssuedKey", "Keyring", "ListedKey", "NotAdmitted", "copy_keys", "open_keyring"]
+__all__ = [
+    "Admission",
+    "Copied",
+    "IssuedKey",
+    "KeyObjection",
+    "Keyring",
+    "ListedKey",
+    "NotAdmitted",
+    "copy_keys",
+    "fingerprint",
+    "open_keyring",
+]
 
 KEY_LIFETIME: Final = timedelta(days=90)
 CERTIFICATE_LIFETIME: Final = timedelta(hours=8)
@@ -131,12 +143,14 @@ class Keyring:
         """
         snapshot, moment = self._snapshot, self._clock.now()
         if snapshot.closed or self._is_forsaken:
-            raise NotAdmitted("it is not known which keys are revoked")
+            raise NotAdmitted("it is not known which keys are revoked", "keys-unreadable")
         if is_certificate(key_data):
             return _admit_certificate(snapshot, key_data, client_address, moment)
         entry = snapshot.accepted.get(key_data)
+        if entry is None and fingerprint(key_data) in snapshot.revoked.keys:
+            raise NotAdmitted("the key was revoked", "revoked")
         if entry is None:
-            raise NotAdmitted("the key is nobody's")
+            raise NotAdmitted("the key is nobody's", "unknown-key")
         return admit_key(snapshot, entry, client_address, moment)
 
     def identify(self, key_data: bytes, client_address: str) -> Identity | None:
@@ -326,5 +340,5 @@ def _admit_certificate(
     try:
         certificate = parse(blob)
     except InvalidCertificateError as error:
-        raise NotAdmitted(f"the certificate {error}") from error
+        raise NotAdmitted(f"the certificate {error}", "certificate") from error
     return admit_certificate(snapshot, certificate, client_address, moment, known=known)

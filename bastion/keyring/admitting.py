@@ -1,7 +1,7 @@
 """Whom a key or a certificate names, and what bounds it, by one picture of the key home and one moment; no I/O."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from bastion.keyring.certificates import FOR_EVER, UserCertificate
 from bastion.keyring.names import USER
@@ -10,15 +10,20 @@ from bastion.keyring.snapshot import Entry, Snapshot
 from bastion.keyring.strength import is_signed, judge_certified
 from bastion.model import Certificate, Identity
 
+KeyObjection = Literal[
+    "unknown-key", "revoked", "expired", "not-yet-valid", "address", "certificate", "keys-unreadable"
+]
+
 
 class NotAdmitted(Exception):
-    """The key lets nobody in; the message says why, for the log only.
+    """The key lets nobody in; the message says why, for the log only, and `objection` of what kind that is.
 
     `certificate` is set where it was one that a trusted authority has signed.
     """
 
-    def __init__(self, why: str, certificate: UserCertificate | None = None) -> None:
+    def __init__(self, why: str, objection: KeyObjection, certificate: UserCertificate | None = None) -> None:
         super().__init__(why)
+        self.objection = objection
         self.certificate = certificate
 
 
@@ -39,7 +44,7 @@ def admit_key(snapshot: Snapshot, entry: Entry, client_address: str, moment: flo
         NotAdmitted: it was revoked, has expired, or is not for this address.
     """
     if entry.key.fingerprint in snapshot.revoked.keys:
-        raise NotAdmitted("the key was revoked")
+        raise NotAdmitted("the key was revoked", "revoked")
     _check_line(entry, "the key", client_address, moment)
     options = entry.key.options
     return Admission(entry.identity(client_address), entry.key.blob, options.touch_required, options.verify_required)
@@ -57,7 +62,7 @@ def admit_certificate(
     """
     trusted = snapshot.authorities.get(certificate.authority, ())
     if not trusted:
-        raise NotAdmitted("the certificate's authority is not trusted")
+        raise NotAdmitted("the certificate's authority is not trusted", "unknown-key")
     if not known:
         _check_made(certificate, trusted[0])
     return _admit_signed(snapshot, certificate, trusted, client_address, moment)
@@ -65,11 +70,11 @@ def admit_certificate(
 
 def _check_made(certificate: UserCertificate, authority: Entry) -> None:
     if not is_signed(certificate, authority.key):
-        raise NotAdmitted("the certificate is not signed by the authority that it names")
+        raise NotAdmitted("the certificate is not signed by the authority that it names", "certificate")
     try:
         judge_certified(certificate)
     except InvalidLineError as error:
-        raise NotAdmitted(f"the certificate {error}", certificate) from error
+        raise NotAdmitted(f"the certificate {error}", "certificate", certificate) from error
 
 
 def _admit_signed(
@@ -79,23 +84,26 @@ def _admit_signed(
     client_address: str,
     moment: float,
 ) -> Admission:
-    refuse: Callable[[str], NotAdmitted] = lambda why: NotAdmitted(why, certificate)  # noqa: E731 - five times below
+    def refuse(why: str, objection: KeyObjection) -> NotAdmitted:
+        return NotAdmitted(why, objection, certificate)
+
     if snapshot.revoked.has_certificate(certificate):
-        raise refuse("the certificate was revoked")
+        raise refuse("the certificate was revoked", "revoked")
     if moment < certificate.valid_after:
-        raise refuse("the certificate is not valid yet")
+        raise refuse("the certificate is not valid yet", "not-yet-valid")
     if certificate.valid_before != FOR_EVER and moment >= certificate.valid_before:
-        raise refuse("the certificate expired")
+        raise refuse("the certificate expired", "expired")
     if certificate.sources and not admits(certificate.sources, client_address):
-        raise refuse("the certificate may not be used from this address")
+        raise refuse("the certificate may not be used from this address", "address")
     named = [(user, entry) for entry in trusted for user in _users(certificate, entry)]
     if len(named) != 1:
-        raise refuse(f"the certificate's principals name {len(named) or 'no'} users, and one is needed")
+        why = f"the certificate's principals name {len(named) or 'no'} users, and one is needed"
+        raise refuse(why, "certificate")
     [(user, entry)] = named
     try:
         _check_line(entry, "the line of the certificate's authority", client_address, moment)
     except NotAdmitted as error:
-        raise refuse(str(error)) from None
+        raise refuse(str(error), error.objection) from None
     return _bounded(certificate, entry, user, client_address)
 
 
@@ -104,10 +112,11 @@ def _bounded(certificate: UserCertificate, entry: Entry, user: str, client_addre
     options = entry.key.options
     bounds = [(options.stack, certificate.stack), (options.service, certificate.service)]
     if any(None not in pair and pair[0] != pair[1] for pair in bounds):
-        raise NotAdmitted("the certificate is for another place than its authority's line", certificate)
+        raise NotAdmitted("the certificate is for another place than its authority's line", "certificate", certificate)
     verify_required = options.verify_required or certificate.verify_required
     if verify_required and not certificate.key_type.startswith("sk-"):
-        raise NotAdmitted("the certificate demands a PIN or finger, and its key is no security key", certificate)
+        why = "the certificate demands a PIN or finger, and its key is no security key"
+        raise NotAdmitted(why, "certificate", certificate)
     line = entry.identity(client_address)
     (stack, service) = (one or other for one, other in bounds)
     identity = replace(
@@ -141,6 +150,6 @@ def _users(certificate: UserCertificate, entry: Entry) -> set[str]:
 def _check_line(entry: Entry, what: str, client_address: str, moment: float) -> None:
     options = entry.key.options
     if options.expires is not None and moment > options.expires:
-        raise NotAdmitted(f"{what} expired")
+        raise NotAdmitted(f"{what} expired", "expired")
     if not options.admits(client_address):
-        raise NotAdmitted(f"{what} may not be used from this address")
+        raise NotAdmitted(f"{what} may not be used from this address", "address")

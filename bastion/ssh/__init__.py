@@ -22,6 +22,7 @@ from bastion.ssh.connection import Connection
 from bastion.ssh.connections import Connections
 from bastion.ssh.front_door import FrontDoor, resolve
 from bastion.ssh.host_keys import certificates_stamp, read_host_keys
+from bastion.ssh.refused_logins import RefusedLogins
 
 SAFE_ASYNCSSH = (2, 24, 1)
 KEY_CHECK_SECONDS = 2.0
@@ -47,6 +48,7 @@ class SshServer:
         self._metrics = metrics
         self._listeners: list[asyncssh.SSHAcceptor] = []
         self._connections: set[Connection] = set()
+        self.refused_logins = RefusedLogins(metrics, gateway.note)
         self._gatekeeper = Gatekeeper(settings)
         self._logged_in = Connections(settings.max_connections_per_user, settings.max_connections_per_source)
         self._work: set[asyncio.Task[None]] = set()
@@ -114,6 +116,7 @@ class SshServer:
             async with asyncio.timeout(CLOSE_SECONDS):
                 while self._work:
                     await asyncio.wait(self._work)
+        await self.refused_logins.flush(everything=True)
         if self._work:
             log.warning("stopped before all had cleaned up", left=len(self._work))
 
@@ -132,6 +135,7 @@ class SshServer:
             for key in self.keyring.newly_expired():
                 self.keep(self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint))
             self._follow_host_certificates()
+            self.keep(self.refused_logins.flush())
             for connection in [c for c in self._connections if c.is_logged_in]:
                 self._end_if_not_good(connection)
                 self._end_if_not_granted(connection)
@@ -141,7 +145,7 @@ class SshServer:
     def turned_away(self, address: str, refusal: Refusal) -> None:
         """Count a connection that was refused when it arrived."""
         self._metrics.turned_away(refusal.reason)
-        log.debug("turned away", client_address=address, reason=refusal.reason)
+        self.refused_logins.turned_away(address, refusal)
 
     def logged_in(self, connection: Connection) -> None:
         """Count the connection as logged in, or tell its client that there are too many."""

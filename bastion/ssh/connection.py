@@ -11,10 +11,13 @@ import structlog
 from bastion.admission import Offence, Startup
 from bastion.errors import BastionError, SessionEnded
 from bastion.keyring import Admission, Keyring, NotAdmitted
+from bastion.log import shorten
 from bastion.model import Identity, Name, Request
+from bastion.ssh.asyncssh_patches import answer_all_names_alike
 from bastion.ssh.channel import SessionChannel
 from bastion.ssh.guard import Guard
 from bastion.ssh.proof import is_proof
+from bastion.ssh.refused_logins import MAX_VERSION_BYTES, LoginAttempts, Reason, RefusedLogins, reason_of
 from bastion.targets import parse
 
 MOST_PROBES = 20
@@ -33,6 +36,7 @@ class Server(Protocol):
     login_grace: float
     unused_timeout: float
     """How long a connection may have no channel, in seconds; 0 is for ever."""
+    refused_logins: RefusedLogins
 
     def logged_in(self, connection: "Connection") -> None:
         """Count it as logged in."""
@@ -73,7 +77,7 @@ class Connection(asyncssh.SSHServer):
         self._ending = False
         self._probes = 0
         self._bad_signatures = 0
-        self._failures = 0
+        self._attempts = LoginAttempts()
         self._channels: set[SessionChannel] = set()
         self._under_way = 0
         self._all_closed = asyncio.Event()
@@ -89,12 +93,15 @@ class Connection(asyncssh.SSHServer):
         self._arrived_at = asyncio.get_running_loop().time()
         self.startup.evict = self._evict
         self.guard = Guard(conn)
+        answer_all_names_alike(conn, self._note_name)
         conn.validate_public_key = self._verify_key  # type: ignore[method-assign,assignment] # asyncssh passes by position
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that waits for this connection."""
         self._all_closed.set()
         self._stop_unused_clock()
+        if not self._authenticated:
+            self._record_refusal(exc)
         self._server.forget(self)
         self.guard.release()
 
@@ -133,9 +140,30 @@ class Connection(asyncssh.SSHServer):
         """
         if self._authenticated or self._is_evicted:
             return None
-        if asyncio.get_running_loop().time() - self._arrived_at >= self._server.login_grace > 0:
+        if self._has_used_up_the_grace:
             return "grace_exceeded"
-        return "authfail" if self._failures else "noauth"
+        return "authfail" if self._attempts.reasons else "noauth"
+
+    @property
+    def _has_used_up_the_grace(self) -> bool:
+        return asyncio.get_running_loop().time() - self._arrived_at >= self._server.login_grace > 0
+
+    def _record_refusal(self, error: Exception | None) -> None:
+        """Write down that nobody has logged in here; a peer that came and left without a word is only counted."""
+        broken, detail = reason_of(error)
+        reason: Reason = "no-attempt" if self._attempts.name is None else "no-key"
+        if self._has_used_up_the_grace:
+            reason = "grace"
+        reason = self._attempts.reason or broken or ("evicted" if self._is_evicted else reason)
+        facts = self._attempts.facts()
+        if self.client:
+            facts["client"] = shorten(self.client, MAX_VERSION_BYTES)
+        if detail:
+            facts["detail"] = detail
+        self._server.refused_logins.record(self.address, reason, **facts)
+
+    def _note_name(self, name: bytes) -> None:
+        self._attempts.name = name
 
     def _evict(self) -> None:
         self._is_evicted = True
@@ -180,46 +208,50 @@ class Connection(asyncssh.SSHServer):
     async def _verify_key(self, username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
         """Take the place of asyncssh's verification: count attempts, and note the key whose signature is good."""
         admission = self._admission(username, key_data)
-        good = admission is not None
         if message:
-            good = admission is not None and is_proof(
+            if isinstance(admission, Admission) and not is_proof(
                 admission,
                 username=username,
                 session_id=self._conn._session_id,  # noqa: SLF001 - no public name
                 key_data=key_data,
                 message=message,
                 signature=signature,
-            )
-            self._bad_signatures += not good
+            ):
+                admission = "bad-signature"
+            self._bad_signatures += isinstance(admission, str)
         else:
             self._probes += 1
-        self._failures += not good
+        if isinstance(admission, str):
+            self._attempts.fail(key_data, admission)
         if self._bad_signatures > MOST_BAD_SIGNATURES or self._probes > MOST_PROBES:
             raise asyncssh.DisconnectError(
                 asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
             )
-        if good and message and self._verified is None:
+        if isinstance(admission, str):
+            return False
+        if message and self._verified is None:
             self._verified = username, key_data, admission
-        return good
+        return True
 
-    def _admission(self, username: str, key_data: bytes) -> Admission | None:
-        """Return whom the key may log in, if the name fits the grammar."""
+    def _admission(self, username: str, key_data: bytes) -> Admission | Reason:
+        """Return whom the key may log in, or why nobody; the name must fit the grammar."""
         try:
             parse(username)
             return self._server.keyring.admit(key_data, self.address)
         except BastionError:
-            return None
+            return "malformed-name"
         except NotAdmitted as refusal:
             if (found := refusal.certificate) is not None:  # signed by whom we trust, so that somebody may wonder
                 facts = {"key_fingerprint": found.key_fingerprint, "key_id": found.key_id, "serial": found.serial}
                 log.info("certificate refused", **facts, client_address=self.address, reason=str(refusal))
-            return None
+            return refusal.objection
 
     def auth_completed(self) -> None:
         """Fix the identity, from the key that signed and no other."""
         username, key_data, accepted = self._verified or ("", b"", None)
         again = self._admission(username, key_data)
-        if again is None or again != accepted or self._conn.get_extra_info("username") != username:
+        if isinstance(again, str) or again != accepted or self._conn.get_extra_info("username") != username:
+            self._attempts.fail(key_data, again if isinstance(again, str) else "unknown-key")
             self._conn.abort()
             return
         self.identity = again.identity

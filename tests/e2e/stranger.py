@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import asyncssh
@@ -109,11 +110,19 @@ async def replies(bastion: Bastion, *requests: Ask, behind: bytes | None = None)
     They are fewer than the requests where the server ended the connection. With the body of a channel open `behind`
     them it must end it.
     """
+    return await replies_of(("127.0.0.1", bastion.port), *requests, behind=behind, known_hosts=bastion.known_hosts)
+
+
+async def replies_of(
+    address: tuple[str, int], *requests: Ask, behind: bytes | None = None, known_hosts: Path | None = None
+) -> list[tuple[int, bytes]]:
+    """Do the same to a server at an address; without known hosts whatever its key is."""
     stranger = _Stranger(requests, behind)
     task = asyncio.create_task(
         asyncssh.create_connection(
-            lambda: stranger, "127.0.0.1", bastion.port, username="web@mystack", known_hosts=str(bastion.known_hosts),
-            config=None, client_keys=None, agent_path=None, preferred_auth="publickey",
+            lambda: stranger, *address, username="web@mystack", config=None,
+            known_hosts=None if known_hosts is None else str(known_hosts), client_keys=None,
+            agent_path=None, preferred_auth="publickey",
         )
     )  # fmt: skip
     try:
