@@ -9,19 +9,16 @@ import asyncssh
 import structlog
 
 from bastion.admission import Offence, Startup
-from bastion.errors import BastionError, SessionEnded
-from bastion.keyring import Admission, Keyring, NotAdmitted
+from bastion.errors import SessionEnded
+from bastion.keyring import Keyring
 from bastion.log import shorten
 from bastion.model import Identity, Name, Request
-from bastion.ssh.asyncssh_patches import answer_all_names_alike
+from bastion.ssh.authentication import Authentication
 from bastion.ssh.channel import SessionChannel
 from bastion.ssh.guard import Guard
-from bastion.ssh.proof import is_proof
-from bastion.ssh.refused_logins import MAX_VERSION_BYTES, LoginAttempts, Reason, RefusedLogins, reason_of
+from bastion.ssh.refused_logins import MAX_VERSION_BYTES, Reason, RefusedLogins, reason_of
 from bastion.targets import parse
 
-MOST_PROBES = 20
-MOST_BAD_SIGNATURES = 10
 MOST_LEFT_BEHIND = 64  # requests still under way whose channels the client has closed
 FAREWELL_SECONDS = 2.0
 
@@ -56,11 +53,7 @@ class Server(Protocol):
 
 
 class Connection(asyncssh.SSHServer):
-    """asyncssh's owner of one connection.
-
-    asyncssh names neither the key that signed nor refuses weak signatures, and would have a certificate's principal be
-    the user name, so that the verifying step itself is replaced here; a test pins its signature.
-    """
+    """asyncssh's owner of one connection."""
 
     identity: Identity
     name: Name
@@ -71,13 +64,9 @@ class Connection(asyncssh.SSHServer):
     def __init__(self, server: Server, startup: Startup) -> None:
         self.startup = startup
         self._server = server
-        self._verified: tuple[str, bytes, Admission | None] | None = None
         self._is_evicted = False
         self._authenticated = False
         self._ending = False
-        self._probes = 0
-        self._bad_signatures = 0
-        self._attempts = LoginAttempts()
         self._channels: set[SessionChannel] = set()
         self._under_way = 0
         self._all_closed = asyncio.Event()
@@ -93,8 +82,7 @@ class Connection(asyncssh.SSHServer):
         self._arrived_at = asyncio.get_running_loop().time()
         self.startup.evict = self._evict
         self.guard = Guard(conn)
-        answer_all_names_alike(conn, self._note_name)
-        conn.validate_public_key = self._verify_key  # type: ignore[method-assign,assignment] # asyncssh passes by position
+        self._authentication = Authentication(conn, self._server.keyring, self.address)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything that waits for this connection."""
@@ -142,7 +130,7 @@ class Connection(asyncssh.SSHServer):
             return None
         if self._has_used_up_the_grace:
             return "grace_exceeded"
-        return "authfail" if self._attempts.reasons else "noauth"
+        return "authfail" if self._authentication.attempts.reasons else "noauth"
 
     @property
     def _has_used_up_the_grace(self) -> bool:
@@ -150,20 +138,18 @@ class Connection(asyncssh.SSHServer):
 
     def _record_refusal(self, error: Exception | None) -> None:
         """Write down that nobody has logged in here; a peer that came and left without a word is only counted."""
+        attempts = self._authentication.attempts
         broken, detail = reason_of(error)
-        reason: Reason = "no-attempt" if self._attempts.name is None else "no-key"
+        reason: Reason = "no-attempt" if attempts.name is None else "no-key"
         if self._has_used_up_the_grace:
             reason = "grace"
-        reason = self._attempts.reason or broken or ("evicted" if self._is_evicted else reason)
-        facts = self._attempts.facts()
+        reason = attempts.reason or broken or ("evicted" if self._is_evicted else reason)
+        facts = attempts.facts()
         if self.client:
             facts["client"] = shorten(self.client, MAX_VERSION_BYTES)
         if detail:
             facts["detail"] = detail
         self._server.refused_logins.record(self.address, reason, **facts)
-
-    def _note_name(self, name: bytes) -> None:
-        self._attempts.name = name
 
     def _evict(self) -> None:
         self._is_evicted = True
@@ -205,56 +191,14 @@ class Connection(asyncssh.SSHServer):
         """Offer public keys, and nothing else."""
         return True
 
-    async def _verify_key(self, username: str, key_data: bytes, message: bytes, signature: bytes) -> bool:
-        """Take the place of asyncssh's verification: count attempts, and note the key whose signature is good."""
-        admission = self._admission(username, key_data)
-        if message:
-            if isinstance(admission, Admission) and not is_proof(
-                admission,
-                username=username,
-                session_id=self._conn._session_id,  # noqa: SLF001 - no public name
-                key_data=key_data,
-                message=message,
-                signature=signature,
-            ):
-                admission = "bad-signature"
-            self._bad_signatures += isinstance(admission, str)
-        else:
-            self._probes += 1
-        if isinstance(admission, str):
-            self._attempts.fail(key_data, admission)
-        if self._bad_signatures > MOST_BAD_SIGNATURES or self._probes > MOST_PROBES:
-            raise asyncssh.DisconnectError(
-                asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many authentication failures"
-            )
-        if isinstance(admission, str):
-            return False
-        if message and self._verified is None:
-            self._verified = username, key_data, admission
-        return True
-
-    def _admission(self, username: str, key_data: bytes) -> Admission | Reason:
-        """Return whom the key may log in, or why nobody; the name must fit the grammar."""
-        try:
-            parse(username)
-            return self._server.keyring.admit(key_data, self.address)
-        except BastionError:
-            return "malformed-name"
-        except NotAdmitted as refusal:
-            if (found := refusal.certificate) is not None:  # signed by whom we trust, so that somebody may wonder
-                facts = {"key_fingerprint": found.key_fingerprint, "key_id": found.key_id, "serial": found.serial}
-                log.info("certificate refused", **facts, client_address=self.address, reason=str(refusal))
-            return refusal.objection
-
     def auth_completed(self) -> None:
         """Fix the identity, from the key that signed and no other."""
-        username, key_data, accepted = self._verified or ("", b"", None)
-        again = self._admission(username, key_data)
-        if isinstance(again, str) or again != accepted or self._conn.get_extra_info("username") != username:
-            self._attempts.fail(key_data, again if isinstance(again, str) else "unknown-key")
+        login = self._authentication.complete()
+        if login is None:
             self._conn.abort()
             return
-        self.identity = again.identity
+        username, admission = login
+        self.identity = admission.identity
         self.name = parse(username)
         self._authenticated = True
         self.guard.authenticated()

@@ -16,7 +16,7 @@ from bastion.tally import Tally
 
 Reason = Literal[
     KeyObjection, "bad-signature", "malformed-name", "no-key", "no-attempt", "grace", "evicted", "algorithms",
-    "protocol", "penalty", "handshake-rate", "max-startups",
+    "protocol", "penalty", "handshake-rate", "max-startups", "descriptors",
 ]  # fmt: skip
 
 # In this order: of several reasons on one connection, such as those of an agent's keys, the first is named.
@@ -39,6 +39,7 @@ WORDS: Final[dict[Reason, str]] = {
     "penalty": "penalty",
     "handshake-rate": "too many handshakes a second",
     "max-startups": "too many wait to log in",
+    "descriptors": "too many connections",
 }
 
 MAX_KEYS: Final = 8  # named in one line; an agent may have more
