@@ -1,18 +1,17 @@
 """May this person do this there? Pure: answers from the grants and the key's own bounds, and asks nobody."""
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Final, get_args
 
+from bastion.command_patterns import MAX_COMMAND_CHARACTERS, WILDCARDS, CommandPattern
 from bastion.config import EVERYWHERE, GrantSettings, GroupSettings, Permission, StackSettings
 from bastion.errors import Refused
 from bastion.model import FileAccess, Identity, Name, Request, Target
+from bastion.patterns import name_matcher
 
 SHOWN: Final = 20  # grants named in a hint
-_PLAIN: Final = r"[A-Za-z0-9 _./:=,@%+-]"  # means nothing to a shell
 _ASK = "ask whoever runs this bastion for a grant"
 _PATHS_SHOWN: Final = 5  # of one grant
 _FILES: Final[tuple[Permission, ...]] = ("files:read", "files:write")
@@ -51,6 +50,7 @@ class Policy:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._grants = tuple(grants)
+        self._commands = {pattern: CommandPattern(pattern) for grant in grants for pattern in grant.command}
         self._members = {group.name: group.users for group in groups}
         self._privileged = frozenset(stack.name for stack in stacks if stack.allow_privileged)
         self._clock = clock
@@ -78,13 +78,12 @@ class Policy:
             if _allows(grant, permissions) and any(_covers(identity, grant, stack, service) for service in services)
         ]
         for grant in fitting:
-            if permissions != ("exec",) or not grant.command or _is_one_of(request.command or "", grant.command):
+            if permissions != ("exec",) or self._allows_command(grant, request.command or ""):
                 return grant
         if fitting:
             commands = list(dict.fromkeys(pattern for grant in fitting for pattern in grant.command))
             raise Refused(
-                f"no grant lets {identity.user} run that command in {words}",
-                f"you may run: {'; '.join(commands[:SHOWN])}",
+                f"no grant lets {identity.user} run that command in {words}", _explain_commands(commands, request)
             )
         raise Refused(f"no grant lets {identity.user} {_VERBS[permissions[0]]} in {words}", self._explain(identity))
 
@@ -196,6 +195,9 @@ class Policy:
         stacks = {stack for grant in grants for stack in grant.stacks}
         return None if any(wildcard in stack for stack in stacks for wildcard in "*?") else stacks
 
+    def _allows_command(self, grant: GrantSettings, command: str) -> bool:
+        return not grant.command or any(self._commands[pattern].fits(command) for pattern in grant.command)
+
     def _grants_of(self, identity: Identity) -> Iterator[GrantSettings]:
         return (grant for grant in self._grants if self._is_for(grant, identity.user))
 
@@ -271,14 +273,14 @@ def _key_fits(identity: Identity, stack: str, service: str) -> bool:
     return identity.key_stack in {None, stack} and identity.key_service in {None, service}
 
 
-def _is_one_of(command: str, patterns: Sequence[str]) -> bool:
-    """Compare a command with patterns; what a wildcard stands for may hold nothing that means something to a shell."""
-    return any(
-        re.fullmatch(
-            "".join(f"{_PLAIN}*" if c == "*" else _PLAIN if c == "?" else re.escape(c) for c in pattern), command
-        )
-        for pattern in patterns
-    )
+def _explain_commands(patterns: Sequence[str], request: Request) -> str:
+    """Say which commands may be run instead, and what a wildcard is not."""
+    hint = f"you may run: {'; '.join(patterns[:SHOWN])}"
+    if len(request.command or "") > MAX_COMMAND_CHARACTERS:
+        return f"{hint}; a command of more than {MAX_COMMAND_CHARACTERS} characters fits no wildcard"
+    if any(WILDCARDS & set(pattern) for pattern in patterns):
+        return f"{hint}; * is within one word, without a slash or a - in front"
+    return hint
 
 
 def _key_bounds(identity: Identity) -> str:
@@ -287,4 +289,4 @@ def _key_bounds(identity: Identity) -> str:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     """Compare with patterns in which only `*` and `?` are wildcards; a bracket is a bracket."""
-    return any(fnmatchcase(name, pattern.replace("[", "[[]")) for pattern in patterns)
+    return any(name_matcher(pattern).fits(name) for pattern in patterns)

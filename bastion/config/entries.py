@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
+from bastion.command_patterns import CommandPattern
 from bastion.config.values import EVERYWHERE, HOST_AND_PORTS, Permission, Section, Words, is_ipv6
 
 
@@ -90,6 +91,16 @@ class GrantSettings(Section):
                 raise ValueError(f"{pattern} must be absolute, such as /app/log/**")
             if "\0" in pattern or (pattern != "/" and {"", ".", ".."} & set(pattern.split("/")[1:])):
                 raise ValueError(f"{pattern!r} fits no real path: those have no NUL, no . or .., and no slash too many")
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _command_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                CommandPattern(pattern)
+            except ValueError as error:
+                raise ValueError(f"{pattern[:80]!r} {error}") from None
         return value
 
     @model_validator(mode="after")

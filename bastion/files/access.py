@@ -1,14 +1,14 @@
 """Which real paths a person may read and write: patterns are compared here, and nothing is looked up."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from bastion.model import FileAccess
+from bastion.patterns import Matcher, path_matcher
 
 Right = Literal["see", "read", "write"]
 
-_WORDS: Final = re.compile(r"\*\*+|\*|\?|[^*?]+")
 _UNDER: Final = "/**"
 
 
@@ -17,8 +17,8 @@ class Judge:
 
     def __init__(self, access: FileAccess) -> None:
         self.access = access
-        self._read = _parse(access.read)
-        self._write = _parse(access.write)
+        self._read = _compile(access.read)
+        self._write = _compile(access.write)
         self._folders = [_folder(pattern) for pattern in (*access.read, *access.write)]
 
     def verdict(self, right: Right) -> bool | None:
@@ -38,16 +38,17 @@ class Judge:
 
     def allows_below(self, right: Literal["read", "write"], folder: bytes) -> bool:
         """Tell whether all that a folder holds, however deep, may be read or written."""
-        patterns = self._read if right == "read" else self._write
-        return _fits_any([words for words in patterns if words[-1].startswith("**")], folder.rstrip(b"/") + b"/")
+        matchers = self._read if right == "read" else self._write
+        deep = (matcher for pattern, matcher in matchers.items() if pattern.endswith("**"))
+        return _fits_any(deep, folder.rstrip(b"/") + b"/")
 
     def may_read(self, path: bytes) -> bool:
         """Tell whether a file's contents, a folder's list and a link's target may be read."""
-        return _fits_any(self._read, path)
+        return _fits_any(self._read.values(), path)
 
     def may_write(self, path: bytes) -> bool:
         """Tell whether the path may be made, written, renamed, changed and removed."""
-        return _fits_any(self._write, path)
+        return _fits_any(self._write.values(), path)
 
     def may_see(self, path: bytes) -> bool:
         """Tell whether it may be said that the path is there, and what it is."""
@@ -68,10 +69,10 @@ class Judge:
         return self._folders[0]
 
 
-def _parse(patterns: Sequence[str]) -> list[list[str]]:
-    """Take patterns apart into wildcards and what stands between; one for all under a folder is one for it too."""
+def _compile(patterns: Sequence[str]) -> dict[str, Matcher]:
+    """Compile patterns; one for all under a folder is one for the folder too."""
     folders = [pattern.removesuffix(_UNDER) or "/" for pattern in patterns if pattern.endswith(_UNDER)]
-    return [_WORDS.findall(pattern) for pattern in (*patterns, *folders)]
+    return {pattern: path_matcher(pattern) for pattern in (*patterns, *folders)}
 
 
 def _folder(pattern: str) -> bytes:
@@ -80,37 +81,6 @@ def _folder(pattern: str) -> bytes:
     return (literal.rpartition("/")[0] or "/").encode()
 
 
-def _fits_any(patterns: Sequence[Sequence[str]], path: bytes) -> bool:
+def _fits_any(matchers: Iterable[Matcher], path: bytes) -> bool:
     text = path.decode("utf-8", "surrogateescape")  # so that `?` is a character, and a byte where there is none
-    return any(_fits(words, text) for words in patterns)
-
-
-def _fits(words: Sequence[str], text: str) -> bool:
-    """Compare in time that grows with the path only: a regular expression could be kept busy for ever by a long one.
-
-    `places` are where in the text the words so far may end.
-    """
-    places = {0}
-    for word in words:
-        if word == "?":
-            places = {place + 1 for place in places if place < len(text) and text[place] != "/"}
-        elif word == "*":
-            places = _up_to_slashes(places, text)
-        elif word.startswith("**"):
-            places = set(range(min(places), len(text) + 1))
-        else:
-            places = {place + len(word) for place in places if text.startswith(word, place)}
-        if not places:
-            return False
-    return len(text) in places
-
-
-def _up_to_slashes(places: set[int], text: str) -> set[int]:
-    reached: set[int] = set()
-    end = -1
-    for place in sorted(places):
-        if place > end:
-            slash = text.find("/", place)
-            end = len(text) if slash < 0 else slash
-            reached.update(range(place, end + 1))
-    return reached
+    return any(matcher.fits(text) for matcher in matchers)

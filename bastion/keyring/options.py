@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 
 from bastion.grammar import NAME_PART
+from bastion.patterns import name_matcher
 
 _NAME_RULE = "letters, digits, dots, dashes and underscores, no dot or dash first"
 _NAME = re.compile(NAME_PART)
@@ -44,7 +44,7 @@ class AddressRule:
         """Tell whether the address is in the network, or fits the pattern."""
         if self.network is not None:
             return address.version == self.network.version and address in self.network
-        return fnmatchcase(str(address), self.pattern)
+        return name_matcher(self.pattern).fits(str(address))
 
 
 @dataclass(frozen=True, slots=True)

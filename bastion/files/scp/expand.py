@@ -1,6 +1,5 @@
 """What the globs of a command line stand for, looked up in the container without a shell."""
 
-import fnmatch
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -10,6 +9,7 @@ from bastion.errors import FileFailed
 from bastion.files import Entry, Files
 from bastion.files.scp.command import Word
 from bastion.files.scp.wire import LONGEST_PATH
+from bastion.patterns import glob_matcher
 
 MOST_BYTES: Final = 2 * 1024 * 1024  # of paths; a kernel takes no more as arguments, either
 
@@ -42,11 +42,19 @@ def _is_pattern(part: bytes) -> bool:
 async def _fitting(files: Files, folders: list[bytes], pattern: bytes) -> list[bytes]:
     fitting: list[bytes] = []
     length = 0
+    matcher = glob_matcher(pattern)
+    if matcher is None:
+        return fitting
+    with_dot = pattern.startswith(b".")
     for folder in folders:
         with suppress(FileFailed):  # what cannot be listed holds nothing that fits, as in a shell
             async with listed(files, folder or b".") as batches:
                 async for entries in batches:
-                    found = [folder + entry.name for entry in entries if _fits(entry.name, pattern)]
+                    found = [
+                        folder + entry.name
+                        for entry in entries
+                        if _may_stand(entry.name, with_dot=with_dot) and matcher.fits(entry.name.decode("latin-1"))
+                    ]
                     fitting += [path for path in found if len(path) <= LONGEST_PATH]
                     length += sum(map(len, found))
                     if length > MOST_BYTES:
@@ -67,10 +75,9 @@ async def listed(files: Files, path: bytes) -> AsyncIterator[AsyncIterator[list[
             await batches.aclose()
 
 
-def _fits(name: bytes, pattern: bytes) -> bool:
-    if name in {b".", b".."} or (name.startswith(b".") and not pattern.startswith(b".")):
-        return False
-    return b"/" not in name and fnmatch.fnmatchcase(name, pattern)
+def _may_stand(name: bytes, *, with_dot: bool) -> bool:
+    """Tell whether a glob may stand for the name at all: for a hidden one only where it writes the dot itself."""
+    return name not in {b".", b".."} and (with_dot or not name.startswith(b".")) and b"/" not in name
 
 
 async def _is_there(files: Files, path: bytes) -> bool:
