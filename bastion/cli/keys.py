@@ -101,7 +101,7 @@ def add(
     user: User,
     public_key: Annotated[
         str,
-        typer.Argument(metavar="KEY", help="A public key, its .pub file, or - for standard input."),
+        typer.Argument(metavar="KEY", help="A public key, its file (OpenSSH or RFC 4716), or - for standard input."),
     ],
     *,
     config: ConfigOption = None,
@@ -290,9 +290,16 @@ def _lifetime(text: str) -> timedelta:
 
 
 def _read_line(argument: str) -> str:
+    from bastion.errors import ConfigurationError
+    from bastion.keyring.public_key_files import MAX_FILE_BYTES, read_public_key
+
+    content = argument.encode("utf-8", "surrogateescape")
     if argument == "-":
-        return sys.stdin.readline(65536).strip()
-    if " " not in argument and (path := Path(argument)).is_file():
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            return file.readline(65536).strip()
-    return argument.strip()
+        content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    elif " " not in argument and (path := Path(argument)).is_file():
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {(error.strerror or 'cannot be read').lower()}", "") from error
+    return read_public_key(content).decode("utf-8", "surrogateescape")

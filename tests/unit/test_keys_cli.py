@@ -3,6 +3,7 @@
 import json
 import stat
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -142,3 +143,44 @@ def test_revoking_a_user_names_the_tokens_that_stay(home: Cli) -> None:
     done = home("keys", "revoke", "alice")
     assert done.stderr.count("bastion tokens revoke") == 1
     assert "alice still has the token ci: bastion tokens revoke ci" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["rfc4716", "byte order mark", "CRLF", "standard input"])
+def test_a_public_key_is_taken_as_other_tools_write_it(home: Cli, tmp_path: Path, form: str) -> None:
+    """RFC 4716 with a continued comment, a byte order mark, and CRLF: the same key, by its fingerprint."""
+    key = tmp_path / "laptop"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "olga's laptop", "-f", str(key)], check=True)
+    public = key.with_suffix(".pub")
+    content = public.read_bytes()
+    if form == "rfc4716":
+        content = subprocess.run(["ssh-keygen", "-e", "-f", str(public)], check=True, capture_output=True).stdout
+        content = content.replace(b"Comment: ", b"Comment: \\\n").replace(b"\n", b"\r\n")
+    elif form == "byte order mark":
+        content = b"\xef\xbb\xbf" + content
+    elif form == "CRLF":
+        content = content.replace(b"\n", b"\r\n")
+    file = tmp_path / "key.txt"
+    file.write_bytes(content)
+    words = subprocess.run(["ssh-keygen", "-l", "-f", str(public)], check=True, capture_output=True, text=True).stdout
+    if form == "standard input":
+        command = [sys.executable, "-m", "bastion", "keys", "add", "olga", "-"]
+        subprocess.run(command, input=content, check=True, cwd=home.folder, capture_output=True)
+    else:
+        home("keys", "add", "olga", str(file))
+    (listed,) = json.loads(home("keys", "list", "--json").stdout)["keys"]
+    assert listed["fingerprint"] == words.split()[1]
+
+
+@pytest.mark.parametrize("form", ["openssh", "PEM", "putty"])
+def test_a_private_key_is_refused_in_words(home: Cli, tmp_path: Path, form: str) -> None:
+    """Whoever gives the private half is told to give the public one, and nothing is written."""
+    key = tmp_path / "laptop"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    content = {
+        "openssh": key.read_text(),
+        "PEM": "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n",
+        "putty": "PuTTY-User-Key-File-3: ssh-ed25519\n",
+    }
+    key.write_text(content[form])
+    done = home("keys", "add", "olga", str(key), status=1)
+    assert errors(done.stderr) == ["bastion: error: that is a private key, which stays with its owner"]
