@@ -60,6 +60,12 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._internal_errors = Counter(
+            "bastion_internal_errors",
+            "Faults of the bastion's own that no session was told of: each is a line in the log",
+            registry=self.registry,
+        )
+
     def watch(self, active: Callable[[], int]) -> None:
         """Ask this function for the number of open sessions whenever the numbers are read."""
         self._active.set_function(active)
@@ -92,6 +98,10 @@ class Metrics:
     def turned_away(self, reason: str) -> None:
         """Count a connection that was refused before a key exchange; `reason` is one of a few."""
         self._turned_away.labels(reason).inc()
+
+    def internal_error(self) -> None:
+        """Count a fault of the bastion's own."""
+        self._internal_errors.inc()
 
     def render(self) -> bytes:
         """Return everything in the Prometheus text format 0.0.4, whose content type is `content_type`."""

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from bastion.admission import source_of
 from bastion.api.callers import Peer
 from bastion.api.limits import BODY_SECONDS
+from bastion.tasks import background
 
 MOST_CONNECTIONS: Final = 128  # of one listener
 MOST_OF_ONE_ADDRESS: Final = 32
@@ -106,7 +107,7 @@ class Gate(asyncio.Protocol):
             transport.abort()
             return
         self._waiting.add(self)
-        self._shaking = asyncio.create_task(self._shake(transport), name="api handshake")
+        self._shaking = background(self._shake(transport), name="api handshake")
         self._shaking.add_done_callback(lambda _: self._waiting.discard(self))
 
     def cancel(self) -> None:

@@ -18,6 +18,7 @@ from bastion.api.connections import Gate, Protocol
 from bastion.api.listening import tcp_listener, unix_listener
 from bastion.config import ApiSettings
 from bastion.errors import BastionError, ConfigurationError
+from bastion.tasks import background
 
 CERTIFICATE_CHECK_SECONDS: Final = 5.0
 _HEADER_BYTES: Final = 16 * 1024
@@ -92,8 +93,8 @@ async def _serve(api: FastAPI, listening: socket.socket, tls: ssl.SSLContext | N
         proxy_headers=False,
     )
     server = _Server(config, tls)
-    serving = asyncio.create_task(server.serve([listening]), name="api")
-    starting = asyncio.create_task(server.up.wait(), name="api starting")
+    serving = background(_serve_until_asked(server, listening), name="api", essential=True)
+    starting = background(server.up.wait(), name="api starting")
     try:
         await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -104,6 +105,12 @@ async def _serve(api: FastAPI, listening: socket.socket, tls: ssl.SSLContext | N
         starting.cancel()
         server.should_exit = True
         await serving
+
+
+async def _serve_until_asked(server: _Server, listening: socket.socket) -> None:
+    await server.serve([listening])
+    if not server.should_exit:
+        raise BastionError("the api has ended by itself", "look at the log")
 
 
 def tls_of(settings: ApiSettings) -> ssl.SSLContext | None:
@@ -140,7 +147,7 @@ def _load(tls: ssl.SSLContext, settings: ApiSettings) -> None:
 
 @asynccontextmanager
 async def _renewing(tls: ssl.SSLContext, settings: ApiSettings) -> AsyncIterator[None]:
-    task = asyncio.create_task(_renew(tls, settings), name="api certificate")
+    task = background(_renew(tls, settings), name="api certificate")
     try:
         yield
     finally:

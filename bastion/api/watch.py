@@ -19,6 +19,7 @@ from bastion.errors import BastionError
 from bastion.model import STDERR, STDOUT, Data, Resize
 from bastion.sessions import LiveSession
 from bastion.sessions.watching import Lost, Watcher
+from bastion.tasks import background
 
 CHECK_SECONDS: Final = 5.0  # how often a silent stream shows that it lives, and its token is looked at
 SEND_SECONDS: Final = 60.0  # how long a watcher may take nothing at all
@@ -131,7 +132,7 @@ class _Stream(Response):
     async def _frames(self, watcher: Watcher) -> AsyncIterator[Data | Resize | Lost | None]:
         """Give frames, and None after a while without one, until the session has ended or the token is not good."""
         loop = asyncio.get_running_loop()
-        taking = asyncio.ensure_future(watcher.take())
+        taking = background(watcher.take(), name="watcher")
         checked = loop.time()
         try:
             while True:
@@ -147,7 +148,7 @@ class _Stream(Response):
                 if frame is None:
                     return
                 yield frame
-                taking = asyncio.ensure_future(watcher.take())
+                taking = background(watcher.take(), name="watcher")
         finally:
             taking.cancel()
 

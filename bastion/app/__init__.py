@@ -1,11 +1,10 @@
 """The composition root: it alone builds objects, picks adapters, and ties their lives together."""
 
 import asyncio
-import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
@@ -19,6 +18,7 @@ from bastion.api.tokens import Tokens
 from bastion.app.adapters import Adapters, build_runtimes
 from bastion.app.auditors import Auditors
 from bastion.app.demonstration import Demonstration, demonstrate
+from bastion.app.faults import Faults
 from bastion.app.reloading import Reload
 from bastion.app.shutdown import Shutdown
 from bastion.config import Settings
@@ -97,9 +97,9 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, shutdown.signal if reload is None else reload.ask)
     keyring = open_keyring(settings)
     await asyncio.to_thread(keyring.load)
-    for problem in keyring.problems:
-        log.warning("key home", problem=problem)
+    _warn_of_problems(keyring)
     metrics = Metrics()
+    faults = Faults(metrics, shutdown.abandon)
     metrics.watch_duties(lambda: sessions.duties.open)
     adapters = runtimes if runtimes is not None else build_runtimes(settings, sessions.duties)
     transcripts = open_transcripts(settings, keyring, node)
@@ -117,11 +117,10 @@ async def serve(
         await sessions.start()
         running.push_async_callback(sessions.close)
         running.push_async_callback(_close, adapters)  # before: what it still ends is taken off the record
-        await running.enter_async_context(_background(sessions.keep(), shutdown.abandon))
+        await running.enter_async_context(faults.running(sessions.keep(), "sessions"))
         await transcripts.start()
         running.push_async_callback(transcripts.close)
-        duties = sessions.duties.run(adapters, gateway.note)
-        await running.enter_async_context(_background(duties, shutdown.abandon))
+        await running.enter_async_context(faults.running(sessions.duties.run(adapters, gateway.note), "duties"))
         addresses: list[tuple[str, int]] = []
         parts = Services(
             sessions,
@@ -137,14 +136,14 @@ async def serve(
         api_addresses = await running.enter_async_context(serve_api(api, settings.api))
         running.push_async_callback(server.close)
         addresses += await server.listen()
-        await running.enter_async_context(_background(server.watch_keys(), shutdown.abandon))
-        await running.enter_async_context(_background(gateway.watch_grants(), shutdown.abandon))
+        await running.enter_async_context(faults.running(server.watch_keys(), "keys"))
+        await running.enter_async_context(faults.running(gateway.watch_grants(), "grants"))
         auditors = Auditors(settings.audit.recipients, keyring, transcripts)
-        await running.enter_async_context(_background(auditors.watch(), shutdown.abandon))
+        await running.enter_async_context(faults.running(auditors.watch(), "auditors"))
         if reload is not None and isinstance(adapters, Adapters):
             loop.add_signal_handler(signal.SIGHUP, _call_all, reload.ask, auditors.ask)
             apply = partial(_apply, gateway=gateway, adapters=adapters, keyring=keyring, auditors=auditors)
-            await running.enter_async_context(_background(reload.watch(settings, apply), shutdown.abandon))
+            await running.enter_async_context(faults.running(reload.watch(settings, apply), "configuration"))
         log.info("serving", addresses=_texts(addresses), api=_texts(api_addresses), node=node)
         if ready is not None:
             ready(addresses)
@@ -152,6 +151,12 @@ async def serve(
         server.stop_listening()
         await shutdown.drain()
         await sessions.end_all(shutdown.reason, grace=CLEAN_UP_SECONDS)
+    faults.raise_fatal()
+
+
+def _warn_of_problems(keyring: Keyring) -> None:
+    for problem in keyring.problems:
+        log.warning("key home", problem=problem)
 
 
 def _texts(addresses: Sequence[tuple[str, int]]) -> list[str]:
@@ -189,21 +194,3 @@ async def _ping(adapters: Mapping[str, Runtime], sessions: Sessions) -> None:
     await sessions.ping()
     for adapter in adapters.values():
         await adapter.ping()
-
-
-@asynccontextmanager
-async def _background(work: Coroutine[None, None, None], stop: Callable[[], None]) -> AsyncIterator[None]:
-    """Run the work beside what runs inside; when it fails, which it should not, the bastion stops and says why."""
-
-    def stopped(_task: asyncio.Task[None]) -> None:
-        stop()
-
-    task = asyncio.create_task(work)
-    task.add_done_callback(stopped)
-    try:
-        yield
-    finally:
-        task.remove_done_callback(stopped)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
-from bastion.errors import FileFailed
+from bastion.errors import BastionError, FileFailed
 from bastion.files import Attributes, Changes, Entry, Mode, Space
 from bastion.files.archive_file import ReadFile, Room, WrittenFile, changed, refuse_owner
 from bastion.files.archive_paths import HINT, Paths, missing
 from bastion.files.tar import TarReader, one_entry
 from bastion.runtimes import Archive
+from bastion.tasks import background
 
 _UMASK: Final = 0o022  # a container's, where nobody can be asked for it
 _MOST_OPEN: Final = 8
@@ -199,7 +200,7 @@ class ArchiveFiles:
             raise
 
         async def put(now: Attributes, data: memoryview) -> None:
-            putting = asyncio.create_task(self._make(where, now, content=data), name="archive put")
+            putting = background(self._make(where, now, content=data), name="archive put", expected=(BastionError,))
             self._putting.add(putting)
             putting.add_done_callback(self._putting.discard)
             await asyncio.shield(putting)  # what is cut off half-way would be half there

@@ -9,12 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bastion.errors import ConnectionLost, FileFailed, NoShell, RuntimeFailed
+from bastion.errors import BastionError, ConnectionLost, FileFailed, NoShell, RuntimeFailed
 from bastion.files.answers import KEPT, SMALL, Answer, Answers
 from bastion.files.handed import Handed
 from bastion.files.helper_script import BOOTSTRAP, SLOTS, script, written
 from bastion.model import STDIN, STDOUT, Data, Name, Request, Target
 from bastion.runtimes import Exec, shell
+from bastion.tasks import background
 
 Run = Callable[[Target, Request], AbstractAsyncContextManager[Exec]]
 
@@ -132,7 +133,7 @@ class Helper:
         if self.server is None:
             if self._rest:
                 raise self._lost("it says more than was asked")
-            self._pump = asyncio.create_task(self._read(), name="helper shell")
+            self._pump = background(self._read(), name="helper shell")
 
     async def ask(
         self,
@@ -152,7 +153,7 @@ class Helper:
         """
         answer = Answer(self._limit if limit is None else limit, keep, most, is_ahead=is_ahead)
         command = self._command(answer, operation, words, paths)
-        task = asyncio.create_task(self._send(answer, command, payload))
+        task = background(self._send(answer, command, payload), name="helper command", expected=(BastionError,))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from bastion.errors import FileFailed, FileRefused, Malformed
+from bastion.errors import BastionError, FileFailed, FileRefused, Malformed
 from bastion.files import Files
 from bastion.files import sftp_wire as wire
 from bastion.files.sftp_answers import Answers, Asked, check_offset
@@ -14,6 +14,7 @@ from bastion.files.sftp_incoming import Incoming
 from bastion.files.sftp_telling import Telling
 from bastion.files.sftp_wire import Fields, Kind, Status
 from bastion.model import STDOUT, Channel, Data
+from bastion.tasks import background
 
 MOST_WRITTEN: Final = 1024 * 1024
 """How many bytes one write has that was put together of those that had arrived."""
@@ -123,7 +124,10 @@ class _Conversation:
 
     async def _write(self, batch: _Batch) -> None:
         """Begin to write; the write before it may be on its way still, and is answered first."""
-        before, self._writing = self._writing, asyncio.create_task(self._written(batch), name="sftp write")
+        before, self._writing = (
+            self._writing,
+            background(self._written(batch), name="sftp write", expected=(BastionError,)),
+        )
         if before is not None:
             await self._send(await before)
 

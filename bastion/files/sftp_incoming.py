@@ -5,9 +5,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from bastion.errors import Malformed
+from bastion.errors import BastionError, Malformed
 from bastion.files.sftp_wire import Fields, PacketReader
 from bastion.model import STDIN, Channel, Data, Eof
+from bastion.tasks import background
 
 READ_AHEAD: Final = 1024 * 1024
 
@@ -24,7 +25,7 @@ class Incoming:
         self._said_end = False
 
     async def __aenter__(self) -> Self:
-        self._reading = asyncio.create_task(self._read(), name="sftp input")
+        self._reading = background(self._read(), name="sftp input", expected=(BastionError,))
         self._reading.add_done_callback(lambda _: self._arrived.set())
         return self
 

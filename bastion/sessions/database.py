@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Connection, event, inspect, text
@@ -15,12 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from bastion.errors import BastionError, ConfigurationError, DatabaseFailed
 from bastion.sessions.tables import SCHEMA, VERSION_TABLE
+from bastion.tasks import background, result_within
 
 ANSWER_SECONDS: Final = 5.0
 _BUSY_SECONDS: Final = 3.0
+CALLER_SECONDS: Final = ANSWER_SECONDS + _BUSY_SECONDS
+"""How long a caller waits for a transaction: for its turn, and then for SQLite's lock or PostgreSQL's end."""
 _MIGRATION_SECONDS: Final = 300.0
 _UNREADABLE: Final = "invalid URL: write %2F for a slash in a password, and so on for what is not a letter or digit"
 _MIGRATION_LOCK: Final = 0x62617374696F6E  # "bastion"; no place's lock, which are hashes
+
+Answer = TypeVar("Answer")
 
 
 class Database:
@@ -30,6 +36,24 @@ class Database:
         self.path = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
         self._engine = _sqlite(self.path) if self.path is not None else _postgresql(url)
         self._one_writer = asyncio.Lock() if self.path is not None else contextlib.nullcontext()
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def to_its_end(self, transaction: Coroutine[Any, Any, Answer], name: str) -> Answer:
+        """Run a transaction to its end, also when its caller has gone or has waited long enough.
+
+        Raises:
+            DatabaseFailed: it failed, or has not ended after CALLER_SECONDS (a disk that hangs); it goes on.
+        """
+        task = background(transaction, name=f"database: {name}", expected=(BastionError,))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        with explained():
+            return await result_within(task, CALLER_SECONDS)
+
+    async def settled(self) -> None:
+        """Wait until no transaction is under way, for CALLER_SECONDS at most."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=CALLER_SECONDS)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -39,22 +63,36 @@ class Database:
             DatabaseFailed: the database does not answer, or not in time.
         """
         with explained():
-            async with asyncio.timeout(ANSWER_SECONDS), self._engine.connect() as connection, connection.begin():
-                yield connection
+            async with asyncio.timeout(ANSWER_SECONDS) as deadline, self._engine.connect() as connection:
+                self._leave_to_sqlite(deadline)
+                async with connection.begin():
+                    yield connection
 
     @asynccontextmanager
     async def writing(self, *, seconds: float = ANSWER_SECONDS) -> AsyncIterator[AsyncConnection]:
-        """Give a connection in a transaction that lasts `seconds` at most; on SQLite it is the only one that writes.
+        """Give a connection in a transaction; on SQLite it is the only one that writes.
+
+        On PostgreSQL the whole of it lasts `seconds` at most; on SQLite, the wait for a turn.
 
         Raises:
             DatabaseFailed: the database does not answer, or not in time, or does not take it.
         """
         with explained():
             # The lock is for ours; SQLite's own, for those of other processes, sleeps longer than a transaction lasts.
-            async with asyncio.timeout(seconds), self._one_writer, self._engine.connect() as connection:
+            async with asyncio.timeout(seconds) as deadline, self._one_writer, self._engine.connect() as connection:
+                self._leave_to_sqlite(deadline)
                 await connection.execution_options(writes=True)
                 async with connection.begin():
                     yield connection
+
+    def _leave_to_sqlite(self, deadline: asyncio.Timeout) -> None:
+        """Let a transaction of SQLite's come to its end once it has a connection.
+
+        A cancelled await would not stop the thread that executes the statement, only lose the transaction. SQLite
+        waits _BUSY_SECONDS for its lock; nothing else of it waits but for the disk.
+        """
+        if self.path is not None and not deadline.expired():
+            deadline.reschedule(None)
 
     async def migrate(self) -> None:
         """Bring the database to the form that this bastion knows; several nodes may do so at once.
@@ -147,10 +185,27 @@ def _of_a_newer(schema: str) -> ConfigurationError:
     )
 
 
+class _SqliteConnection(sqlite3.Connection):
+    """Ends its transaction when it is closed.
+
+    sqlite3_close_v2 keeps a connection with unfinished statements open, and with it the transaction and the write lock,
+    until the last cursor is collected; CPython from 3.11 on does not finish them in close(). A cancelled await leaves a
+    cursor in its traceback, and every writer met "database is locked" until the garbage collector came by (46 s after
+    a SIGSTOP and SIGCONT). Pinned by test_F10_a_transaction_cut_off_lets_go_of_the_lock.
+    """
+
+    def close(self) -> None:
+        """Roll back, then close."""
+        with contextlib.suppress(sqlite3.Error):  # closed already, or the disk fails: no lock is held either way
+            if self.in_transaction:
+                self.rollback()
+        super().close()
+
+
 def _sqlite(path: Path) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
-        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None},
+        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "factory": _SqliteConnection},
         pool_size=2,
         max_overflow=0,
         pool_timeout=ANSWER_SECONDS,
@@ -196,7 +251,10 @@ def _postgresql(url: str) -> AsyncEngine:
 
 def _make_file(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its own files beside it the same mode
+    # Only where there is none: closing any descriptor of a file drops every POSIX lock that this process has on it
+    # (fcntl(2)), also those of a connection of the keys' table (sqlite.org/howtocorrupt.html, 2.2).
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite's files beside it get its mode
 
 
 def _schema(connection: Connection) -> str | None:

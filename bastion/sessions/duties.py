@@ -15,6 +15,7 @@ from bastion.model import now
 from bastion.runtimes import Runtime
 from bastion.runtimes.duties import Duty, Reaped
 from bastion.sessions.duty_store import Claim, DutyStore, Orphans
+from bastion.tasks import background
 
 CLAIM_SECONDS: Final = 3.0  # between two looks for duties of nodes that have stopped
 MAX_ATTEMPTS_AT_ONCE: Final = 4  # each is a program in a container, and an engine starts about 18 a second
@@ -174,7 +175,7 @@ class Duties:
         due = [entry for entry in self._open.values() if entry.due <= present and entry.duty.uid not in self._attempts]
         for entry in sorted(due, key=lambda entry: entry.due)[: MAX_ATTEMPTS_AT_ONCE - len(self._attempts)]:
             uid = entry.duty.uid
-            self._attempts[uid] = task = asyncio.create_task(self._attempt(entry, runtimes), name=f"reap {uid}")
+            self._attempts[uid] = task = background(self._attempt(entry, runtimes), name=f"reap {uid}")
             task.add_done_callback(lambda _, uid=uid: self._forget_attempt(uid))  # type: ignore[misc]
 
     def _forget_attempt(self, uid: str) -> None:

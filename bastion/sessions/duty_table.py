@@ -1,6 +1,5 @@
 """The table of duties: whose they are, and how one goes from a bastion that is no more to one that lives."""
 
-import asyncio
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
@@ -25,7 +24,6 @@ class DutyTable:
     def __init__(self, database: Database, node_id: str) -> None:
         self._database = database
         self._node_id = node_id
-        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def add(self, duty: Duty) -> None:
         """See DutyStore.add."""
@@ -57,14 +55,10 @@ class DutyTable:
 
     async def close(self) -> None:
         """See DutyStore.close."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._database.settled()
 
     async def _whole(self, transaction: Coroutine[Any, Any, Answer]) -> Answer:
-        """Let a transaction come to its end when who asked for it has gone; see SqlStore."""
-        task = asyncio.create_task(transaction, name="duties")
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
+        return await self._database.to_its_end(transaction, "duties")
 
     async def _add(self, duty: Duty) -> None:
         row = asdict(duty) | {"created_at": now(), "node_id": self._node_id, "attempts": 0, "error": None}

@@ -1,6 +1,5 @@
 """The store on SQLAlchemy: one table of sessions for all nodes, and one of the nodes themselves."""
 
-import asyncio
 import hashlib
 import secrets
 from collections import Counter
@@ -32,17 +31,11 @@ Answer = TypeVar("Answer")
 def _whole(
     method: Callable[Concatenate["SqlStore", Arguments], Coroutine[Any, Any, Answer]],
 ) -> Callable[Concatenate["SqlStore", Arguments], Coroutine[Any, Any, Answer]]:
-    """Let a transaction come to its end when who asked for it has gone.
-
-    One that is cut off holds SQLite's lock until its connection is closed, which others wait seconds for.
-    """
+    """Run each call of a method as Database.to_its_end does."""
 
     @wraps(method)
     async def run(self: "SqlStore", /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Answer:
-        task = asyncio.create_task(method(self, *arguments, **named))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
+        return await self._database.to_its_end(method(self, *arguments, **named), method.__name__)
 
     return run
 
@@ -60,7 +53,6 @@ class SqlStore:
         self._database = Database(url)
         self.duties: DutyStore = DutyTable(self._database, self.node_id)
         self._watch = NodeWatch(node)
-        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """See Store.open."""
@@ -152,7 +144,7 @@ class SqlStore:
 
     async def close(self) -> None:
         """See Store.close."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._database.settled()
         try:
             async with self._database.writing() as connection:
                 await connection.execute(_ending().where(LIVE, sessions.c.node_id == self.node_id))

@@ -7,6 +7,7 @@ from typing import Final
 
 from bastion.errors import SessionEnded
 from bastion.sessions.live import LiveSession
+from bastion.tasks import background
 
 _WARNING: Final = 60.0  # seconds before the end; half of a shorter time
 
@@ -17,7 +18,7 @@ async def timed(live: LiveSession, *, idle: float, longest: float, warn: Callabl
 
     `warn` is given a line a minute before. The loop's own clock counts: a step of the machine's changes nothing.
     """
-    task = asyncio.create_task(_watch(live, idle, longest, warn), name=f"timers {live.session.uid}")
+    task = background(_watch(live, idle, longest, warn), name=f"timers {live.session.uid}")
     try:
         yield
     finally:

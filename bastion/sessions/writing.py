@@ -26,6 +26,8 @@ class Writer:
         self._under_way: Mapping[str, dict[str, object]] = {}
         self._wake = asyncio.Event()
         self._one = asyncio.Lock()
+        self._failures = 0
+        self._last_failure: DatabaseFailed | None = None
 
     def put(self, uid: str, **changes: object) -> None:
         """Have these changes of a session written; returns at once."""
@@ -47,13 +49,19 @@ class Writer:
         Raises:
             DatabaseFailed: the database did not take it; it is kept for the next time.
         """
+        failures = self._failures
         async with self._one:
             if not self._pending:
                 return
+            if self._failures != failures and (failure := self._last_failure) is not None:
+                # Each of a hundred that wait would otherwise wait for its own failure, one after the other.
+                raise DatabaseFailed(failure.public, failure.hint, detail=failure.detail)
             self._under_way, self._pending = self._pending, {}
             try:
                 await self._store.write(self._under_way)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, DatabaseFailed):
+                    self._failures, self._last_failure = self._failures + 1, error
                 newer = self._pending
                 self._pending = {uid: {**older, **newer.pop(uid, {})} for uid, older in self._under_way.items()}
                 self._pending.update(newer)

@@ -23,6 +23,7 @@ from bastion.ssh.connections import Connections
 from bastion.ssh.front_door import FrontDoor, resolve
 from bastion.ssh.host_keys import certificates_stamp, read_host_keys
 from bastion.ssh.refused_logins import RefusedLogins
+from bastion.tasks import background
 
 SAFE_ASYNCSSH = (2, 24, 1)
 KEY_CHECK_SECONDS = 2.0
@@ -125,7 +126,7 @@ class SshServer:
         reading: asyncio.Task[bool] | None = None
         while True:
             await asyncio.sleep(KEY_CHECK_SECONDS)
-            reading = reading or asyncio.create_task(asyncio.to_thread(self.keyring.refresh))
+            reading = reading or background(asyncio.to_thread(self.keyring.refresh), name="refresh keys")
             await asyncio.wait({reading}, timeout=KEY_CHECK_SECONDS)  # a key expires whether a database answers or not
             if reading.done():
                 if reading.result():
@@ -182,7 +183,7 @@ class SshServer:
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run the work as a task that lives on when the connection has gone."""
-        task = asyncio.create_task(work)
+        task = background(work, name=getattr(work, "__qualname__", "ssh"))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 

@@ -13,6 +13,7 @@ import structlog
 
 from bastion.errors import BastionError, ConfigurationError, RecordingFailed
 from bastion.model import Request, Session, Target
+from bastion.tasks import background
 from bastion.transcripts import ledger as ledgers
 from bastion.transcripts.accounts import Account
 from bastion.transcripts.asciicast import Input, Lines
@@ -87,7 +88,7 @@ class Transcripts:
         except OSError as error:
             raise RecordingFailed(f"cannot seal what a crash left: {error.strerror}", ASK, detail=str(error)) from error
         self._log_unsealed(unsealed)
-        self._ticking = asyncio.create_task(self._tick())
+        self._ticking = background(self._tick(), name="transcripts tick", essential=True)
 
     async def close(self) -> None:
         """Wait for the sessions that are being finalised, and stop."""
@@ -95,8 +96,7 @@ class Transcripts:
             await asyncio.wait(self._leaving)
         if self._ticking is not None:
             self._ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._ticking
+            await asyncio.wait({self._ticking})
             self._ticking = None
         for executor in (self._worker, self._syncing):
             executor.shutdown()
@@ -166,7 +166,11 @@ class Transcripts:
         lines = Lines(self._input, self._stream_limit, tty=request.terminal is not None)
         recipients = self._recipients  # the header names the list that the file is encrypted to, also during a reload
         header = lines.header(session, request, target, recipients.digest)
-        creating = asyncio.ensure_future(self._in_thread(self._create, session, recipients, on_failure))
+        creating = background(
+            self._in_thread(self._create, session, recipients, on_failure),
+            name=f"open transcript {session.uid}",
+            expected=(RecordingFailed,),
+        )
         try:
             recorder: Recorder = await asyncio.shield(creating)
         except asyncio.CancelledError:
@@ -224,7 +228,7 @@ class Transcripts:
         return recorder
 
     async def _leave(self, recorder: Recorder, words: str | None) -> None:
-        task = asyncio.create_task(self._finalise(recorder, words))
+        task = background(self._finalise(recorder, words), name=f"finalise {recorder.uid}", expected=(RecordingFailed,))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         try:

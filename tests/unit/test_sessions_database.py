@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import sqlite3
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from bastion.errors import ConfigurationError, DatabaseFailed
 from bastion.sessions import Wanted
@@ -21,6 +22,10 @@ from bastion.sessions.database import Database, known_schemas, look_at
 from bastion.sessions.tables import SCHEMA, VERSION_TABLE, metadata
 from tests.postgresql import Postgresql, postgresql
 from tests.unit.stores import TARGET, identity, live, node, request
+
+SLOW_STATEMENT = (
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) SELECT max(x) FROM n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +188,59 @@ async def test_a_locked_sqlite_refuses_in_time(tmp_path: Path) -> None:
             ended = await sessions.find("1")
             assert ended is not None
             assert ended.state == "terminated"
+
+
+async def test_F10_a_transaction_cut_off_lets_go_of_the_lock(tmp_path: Path) -> None:
+    """A writer that is cancelled inside a statement frees SQLite's lock at once, not when its cursor is collected."""
+    path = tmp_path / "bastion.db"
+    database = Database(f"sqlite:///{path}")
+    await database.migrate()
+
+    async def write() -> None:
+        async with database.writing() as connection:
+            await connection.execute(text("UPDATE key_changes SET count = count + 1"))
+            await connection.execute(text(SLOW_STATEMENT))
+
+    gc.disable()
+    try:
+        with closing(sqlite_at(f"sqlite:///{path}")) as raw:
+            writing = asyncio.create_task(write())
+            while not _is_locked(raw):
+                await asyncio.sleep(0.01)
+            writing.cancel()
+            cancelled = (await asyncio.gather(writing, return_exceptions=True))[0]  # its traceback holds the cursor
+            assert isinstance(cancelled, asyncio.CancelledError)
+            assert not _is_locked(raw)
+        async with database.writing() as connection:
+            assert (await connection.execute(text("SELECT count FROM key_changes"))).scalar_one() == 0
+    finally:
+        gc.enable()
+        await database.close()
+
+
+def _is_locked(raw: sqlite3.Connection) -> bool:
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return True
+    raw.execute("ROLLBACK")
+    return False
+
+
+async def test_F10_many_who_wait_for_a_failing_write_fail_together(tmp_path: Path) -> None:
+    """While another process keeps the lock, thirty sessions are refused by one attempt, not one after the other."""
+    url = f"sqlite:///{tmp_path}/bastion.db"
+    async with node(url) as sessions:
+        with closing(sqlite_at(url)) as raw:
+            async with live(sessions, "1"):
+                raw.execute("BEGIN IMMEDIATE")
+            # The end of "1" has to be written before a place is taken.
+            asking = [asyncio.create_task(sessions.reserve(identity(), TARGET)) for _ in range(30)]
+            async with asyncio.timeout(60):
+                refusals = await asyncio.gather(*asking, return_exceptions=True)
+            assert {type(refusal) for refusal in refusals} == {DatabaseFailed}
+        async with live(sessions, "2"):
+            pass
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from bastion.model import Target
 from bastion.runtimes import shell
 from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint, unreachable
 from bastion.runtimes.docker.stream import ExecStream, StartRefused, StreamBroken
+from bastion.tasks import background
 
 GONE: Final = 404  # HTTP's own numbers, as the engine means them
 CONFLICT: Final = 409
@@ -110,7 +111,7 @@ class Engine:
         try:
             await self.start(stream, exec_id, {"Detach": False, "Tty": False}, container)
             if paced:
-                ticking = asyncio.create_task(_tick(stream), name="docker ending ticks")
+                ticking = background(_tick(stream), name="docker ending ticks", expected=(StreamBroken,))
             else:
                 stream.write_eof()
             output = bytearray()

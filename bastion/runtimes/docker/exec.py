@@ -11,6 +11,7 @@ from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFaile
 from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Resize, Signal, Target
 from bastion.runtimes.docker.stream import ExecStream, StreamBroken
 from bastion.runtimes.shell import SIGNALS
+from bastion.tasks import background
 
 PAUSED: Final = "is paused"
 PAUSE_LIMIT: Final = 10.0  # seconds that a session waits for its container's unpause; `docker commit` takes about one
@@ -83,7 +84,7 @@ class DockerExec:
             self._over(word)
         elif self._pause is None or self._pause.done():
             self._unpaused.clear()
-            self._pause = asyncio.create_task(self._outlast_pause(), name="docker pause")
+            self._pause = background(self._outlast_pause(), name="docker pause")
 
     def resumed(self) -> None:
         """Take what the watch says: the container is no longer paused."""
@@ -272,7 +273,7 @@ class DockerExec:
 
     def _stalled(self) -> None:
         if self._stall_check is None or self._stall_check.done():
-            self._stall_check = asyncio.create_task(self._check_stall(), name="docker stall")
+            self._stall_check = background(self._check_stall(), name="docker stall")
 
     async def _check_stall(self) -> None:
         """Once the program has ended, take what is left of its output: the engine drops it after 2 s."""

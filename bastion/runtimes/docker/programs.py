@@ -18,6 +18,7 @@ from bastion.runtimes.docker.toolbox import Toolbox, Toolboxes
 from bastion.runtimes.docker.watch import Watch
 from bastion.runtimes.duties import Duty, DutyRecord, Reaped
 from bastion.runtimes.ending import Program, ProgramOfTheDead, discharge, end_all
+from bastion.tasks import background
 
 _CONSOLE_SIZE: Final = (1, 42)  # the API that starts a terminal in its size
 _ROOT: Final = ("", "0", "root")
@@ -206,7 +207,7 @@ class Programs:
     def _end(self, duty: Duty, calls: Calls) -> asyncio.Task[None]:
         """Begin to end what a session left."""
         reaping = self.reap(duty, Inspected(calls.state))
-        ending = asyncio.create_task(discharge(self._duties, duty, reaping), name=f"end {duty.uid}")
+        ending = background(discharge(self._duties, duty, reaping), name=f"end {duty.uid}")
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
         return ending

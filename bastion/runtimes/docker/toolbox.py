@@ -15,6 +15,7 @@ from bastion.model import Target
 from bastion.runtimes import beside
 from bastion.runtimes.docker.engine import CONFLICT, GONE, Engine, running, status
 from bastion.runtimes.docker.targets import TOOLBOX, is_toolbox
+from bastion.tasks import background
 
 NOBODY: Final = "65534:65534"
 
@@ -104,7 +105,7 @@ class Toolboxes:
 
     def _keep(self, name: str) -> None:
         if name not in self._keepers or self._keepers[name].done():
-            self._keepers[name] = asyncio.create_task(self._watch(name), name=f"keep {name}")
+            self._keepers[name] = background(self._watch(name), name=f"keep {name}")
 
     async def _watch(self, name: str) -> None:
         """Remove it when it had no session from one look to the next; end when it is gone."""

@@ -12,6 +12,7 @@ import structlog
 
 from bastion.errors import RuntimeFailed
 from bastion.runtimes.docker.endpoint import TIMEOUT, Endpoint
+from bastion.tasks import background
 
 _FILTERS: Final = {"type": ["container"], "event": ["die", "destroy", "pause", "unpause"]}
 _RECONNECT_SECONDS: Final = (0.5, 10.0)  # before the stream is opened again: after the first failure, and at most
@@ -58,7 +59,7 @@ class Watch:
         """
         if self._task is None or self._task.done():
             self._open.clear()
-            self._task = asyncio.create_task(self._follow(), name="docker events")
+            self._task = background(self._follow(), name="docker events")
         self._wanted.set()
         with contextlib.suppress(TimeoutError):  # an engine without events still has streams that end
             async with asyncio.timeout(2):

@@ -17,6 +17,7 @@ from bastion.runtimes.kubernetes import watch
 from bastion.runtimes.kubernetes.cluster import Cluster, path
 from bastion.runtimes.kubernetes.pods import Pod, Workload, read_pod, read_workload
 from bastion.runtimes.kubernetes.targets import View, difference
+from bastion.tasks import background
 
 WORKLOADS: Final = {"Deployment": "deployments", "StatefulSet": "statefulsets", "DaemonSet": "daemonsets"}
 NAMESPACES: Final = 64
@@ -215,7 +216,7 @@ class Cache:
             self._close(self._kept.pop(idle))
         self._kept[name] = namespace
         if self._sweeping is None or self._sweeping.done():
-            self._sweeping = asyncio.create_task(self._sweep(), name="kubernetes namespaces")
+            self._sweeping = background(self._sweep(), name="kubernetes namespaces")
 
     def _may_go(self, name: str) -> bool:
         return name not in self._lasting and not self._kept[name].watchers and not self._kept[name].users
@@ -228,6 +229,6 @@ class Cache:
                     self._close(self._kept.pop(name))
 
     def _close(self, namespace: _Namespace) -> None:
-        closing = asyncio.create_task(namespace.close(), name="close a namespace")
+        closing = background(namespace.close(), name="close a namespace")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

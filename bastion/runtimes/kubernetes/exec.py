@@ -12,6 +12,7 @@ from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFaile
 from bastion.model import STDERR, Data, Eof, Event, Exit, Resize, Signal, Target
 from bastion.runtimes.kubernetes.stream import Place, PodStream, Status, StreamBroken, status_of
 from bastion.runtimes.shell import SIGNALS
+from bastion.tasks import background
 
 GRACE: Final = 0.4  # seconds in which a pod's last output may still come, and a better reason for its end
 
@@ -77,7 +78,7 @@ class KubernetesExec:
 
     def started(self) -> None:
         """Begin to look, now and then, whether the program is over although its output is still held open."""
-        self._tasks.append(asyncio.create_task(self._mind(), name=f"mind {self.stream.place.pod}"))
+        self._tasks.append(background(self._mind(), name=f"mind {self.stream.place.pod}"))
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Give the output in order; see the port."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 import yaml
 
 from bastion.errors import RuntimeUnreachable
+from bastion.tasks import background
 
 _FILE_LIMIT: Final = 4 * 1024 * 1024
 _OUTPUT_LIMIT: Final = 1024 * 1024  # bytes of a credential plugin's output
@@ -219,7 +220,7 @@ async def _output(command: str, arguments: list[str], variables: Mapping[str, st
     kept, reader = bytearray(), asyncio.StreamReader()
     read, write = os.pipe()
     pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb", 0))
-    reading = asyncio.create_task(_keep(reader, kept), name="credential plugin")
+    reading = background(_keep(reader, kept), name="credential plugin")
     process = None
     try:
         try:

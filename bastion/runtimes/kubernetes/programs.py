@@ -29,6 +29,7 @@ from bastion.runtimes.kubernetes.pods import read_pod
 from bastion.runtimes.kubernetes.stream import Place, PodStream, StreamBroken, status_of
 from bastion.runtimes.kubernetes.targets import difference, is_gone
 from bastion.runtimes.kubernetes.toolbox import Toolbox
+from bastion.tasks import background
 
 _SECONDS: Final = 10.0  # that a script of ours may take
 _OUTPUT_LIMIT: Final = 64 * 1024  # bytes of a script's own output that are read
@@ -121,7 +122,7 @@ class Programs:
                 yield running
             finally:
                 end = may_run and not running.container_ended
-                ending = asyncio.create_task(self._finish(running, duty, end=end), name=f"end {request.uid}")
+                ending = background(self._finish(running, duty, end=end), name=f"end {request.uid}")
                 self._endings.add(ending)
                 ending.add_done_callback(self._endings.discard)
                 if is_heard:
@@ -141,7 +142,7 @@ class Programs:
             async with asyncio.timeout(_SECONDS):
                 await stream.open(arguments, stdin=paced)
                 if paced:
-                    ticking = asyncio.create_task(_tick(stream), name="pod ending ticks")
+                    ticking = background(_tick(stream), name="pod ending ticks", expected=(StreamBroken,))
                 while (data := await stream.read()) is not None:
                     if data.stream == STDOUT and len(output) < _OUTPUT_LIMIT:
                         output += data.payload
@@ -321,7 +322,7 @@ class _Streamed:
     def __init__(self, stream: PodStream) -> None:
         self._stream = stream
         self._looks = 0
-        self._draining = asyncio.create_task(self._drain(), name=f"drain {stream.place.pod}")
+        self._draining = background(self._drain(), name=f"drain {stream.place.pod}")
 
     async def started(self) -> None:
         """Return at once: nobody says when it starts."""

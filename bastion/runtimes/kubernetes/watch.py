@@ -10,6 +10,7 @@ import structlog
 
 from bastion.errors import RuntimeFailed
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, refusal
+from bastion.tasks import background
 
 METADATA: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 _PAGE: Final = 500
@@ -117,7 +118,7 @@ class Collection(Generic[_Kept]):
     def follow(self) -> None:
         """See to it that a task follows the changes from here on, until `close`."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._follow(), name=f"kubernetes watch {self._path}")
+            self._task = background(self._follow(), name=f"kubernetes watch {self._path}")
 
     async def close(self) -> None:
         """Stop following."""

@@ -8,6 +8,8 @@ from typing import Final
 
 import aiohttp
 
+from bastion.tasks import background
+
 CONNECTION: Final = (aiohttp.ClientError, OSError)  # what sending and receiving raise when the connection is no more
 ENDS: Final = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED)
 
@@ -44,7 +46,7 @@ class Wire:
         self._sent_at_ping = 0
         self._pinged = asyncio.Event()
         self._pong = b""
-        self._pinging = asyncio.create_task(self._keep(), name=f"ping {name}")
+        self._pinging = background(self._keep(), name=f"ping {name}")
 
     def close(self) -> None:
         """Send no more pings."""

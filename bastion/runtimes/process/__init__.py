@@ -25,6 +25,7 @@ from bastion.runtimes.dialling import SocketConnection, by_socket
 from bastion.runtimes.duties import Duty, DutyRecord, Reaped, Unrecorded
 from bastion.runtimes.ending import discharge
 from bastion.runtimes.process.end import end_all
+from bastion.tasks import background
 
 _PIECE: Final = 64 * 1024
 _GRACE: Final = 2.0  # seconds in which children of an ended program may still write, as in the Docker Engine
@@ -187,7 +188,7 @@ class ProcessExec:
         finally:
             for descriptor in ends if not self._terminal else ():
                 os.close(descriptor)
-        self._closing = asyncio.create_task(self._follow(self._process), name="process exit")
+        self._closing = background(self._follow(self._process), name="process exit")
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Give the output in order; see the port."""

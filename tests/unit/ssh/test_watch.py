@@ -7,7 +7,6 @@ import asyncssh
 import pytest
 
 import bastion.ssh
-from bastion.app import _background
 from tests.unit.ssh.house import House, until
 
 
@@ -31,16 +30,3 @@ async def test_a_key_home_that_disappears_ends_connections_until_it_is_back(
     watching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watching
-
-
-async def test_work_in_the_background_that_fails_stops_the_bastion() -> None:
-    """A failure sets what the server waits for, and comes out where the server ends."""
-
-    async def fail() -> None:
-        await asyncio.sleep(0)
-        raise ValueError("unforeseen")
-
-    stop = asyncio.Event()
-    with pytest.raises(ValueError, match="unforeseen"):
-        async with _background(fail(), stop.set):
-            await asyncio.wait_for(stop.wait(), 5)

@@ -1,0 +1,79 @@
+"""Tasks that nobody awaits: where each of their ends is handled, and how long a caller waits for one."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from bastion.errors import BastionError
+
+_WAIT_STEP_SECONDS: Final = 0.5
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger(__name__)
+
+_running: set[asyncio.Task[Any]] = set()  # an event loop holds its tasks weakly
+
+
+def background(
+    work: Coroutine[Any, Any, Result],
+    *,
+    name: str,
+    essential: bool = False,
+    expected: tuple[type[BaseException], ...] = (),
+) -> asyncio.Task[Result]:
+    """Run `work` as a task and handle its end, whether anybody awaits the task or not.
+
+    - A task that returned or was cancelled ended as intended.
+    - An `expected` exception is silent: the task's caller raises it, or nobody needs it.
+    - Another BastionError is one warning with the task's name.
+    - Everything else is a fault, given to the event loop's exception handler: in the server that is
+      app/faults.py, which logs and counts it, and stops the server when the task is `essential`.
+    """
+    task = asyncio.create_task(work, name=name)
+    _running.add(task)
+    task.add_done_callback(partial(_ended, essential=essential, expected=expected))
+    return task
+
+
+async def result_within(task: "asyncio.Task[Result]", seconds: float) -> Result:
+    """Wait for a task's result; the task itself goes on whatever happens here.
+
+    A pause of the whole process (SIGSTOP, a suspended machine) counts as one step of half a second: the task had no
+    more time than that.
+
+    Raises:
+        TimeoutError: the task has not ended after `seconds`.
+    """
+    loop = asyncio.get_running_loop()
+    remaining = seconds
+    while not task.done():
+        if remaining <= 0:
+            raise TimeoutError
+        began = loop.time()
+        await asyncio.wait({task}, timeout=min(remaining, _WAIT_STEP_SECONDS))
+        remaining -= min(loop.time() - began, _WAIT_STEP_SECONDS)
+    return task.result()
+
+
+def _ended(task: asyncio.Task[Any], *, essential: bool, expected: tuple[type[BaseException], ...]) -> None:
+    _running.discard(task)
+    if task.cancelled():
+        return
+    error = task.exception()  # also marks it as retrieved
+    if error is not None and isinstance(error, expected):
+        return
+    if isinstance(error, BastionError) and not essential:
+        log.warning("background task failed", task=task.get_name(), code=error.code, reason=error.public)
+    elif error is not None:
+        task.get_loop().call_exception_handler(
+            {
+                "message": "a background task ended unexpectedly",
+                "exception": error,
+                "task": task,
+                "essential": essential,
+            }
+        )
