@@ -190,7 +190,8 @@ class Identity:
 class Request:
     """One channel start: a shell, a command or a subsystem, asked of one name. Its uid becomes the session's.
 
-    `client` is the version that the client's program gave of itself, as it likes.
+    `client` is the version that the client's program gave of itself, as it likes. In `command`, surrogates stand for
+    bytes that are not UTF-8 (PEP 383).
     """
 
     uid: str
@@ -200,6 +201,16 @@ class Request:
     terminal: Terminal | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     client: str = ""
+
+    @property
+    def command_bytes(self) -> bytes | None:
+        """The command exactly as the client sent it."""
+        return None if self.command is None else self.command.encode("utf-8", "surrogateescape")
+
+    @property
+    def command_text(self) -> str | None:
+        """The command as text for people, databases and JSON: U+FFFD stands for what is not UTF-8."""
+        return None if (exact := self.command_bytes) is None else exact.decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)

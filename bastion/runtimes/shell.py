@@ -1,6 +1,7 @@
 """Assemble every shell command line there is: the user's own, and the scripts that signal and end what it started."""
 
 import re
+import string
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -17,6 +18,18 @@ SIGNALS: Final = frozenset(
 )
 
 PROBE: Final = ("sh", "-c", "command -v bash >/dev/null 2>&1 && echo bash || echo sh")
+
+# Rebuild a command that is not UTF-8, which no engine's API takes, from printf formats in ASCII, and become the shell
+# that runs it. The dot keeps trailing newlines, and is part of no other character in any locale (POSIX, XBD 6.1).
+_REBUILD: Final = r"""
+command=$(for part do printf "$part" || exit; done; printf .) || {
+    echo "bastion: error: the shell of this container has no printf to rebuild a command that is not UTF-8 with" >&2
+    exit 255
+}
+exec "$0" -c "${command%.}"
+"""
+_PLAIN: Final = frozenset(string.ascii_letters.encode() + b" ./_")
+_OCTAL_BYTES: Final = MAX_ARGUMENT // 4  # bytes of a command that are one argument in octal escapes
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BOURNE: Final = frozenset({"ash", "bash", "dash", "sh"})
@@ -182,25 +195,33 @@ exec "$@"
 def command_line(shell: str, request: Request) -> tuple[str, ...]:
     """Return what to run: the shell alone, or with the user's string, whole, as the one argument after `-c`.
 
+    A command that is not UTF-8 is rebuilt by a script in front of it, since engines take text only: Docker's exec is
+    JSON, Kubernetes' container runtimes speak protobuf. The shell's arguments are the same bytes then.
+
     Raises:
         RuntimeFailed: the command cannot be an argument of a program, or the request is no shell and no command.
     """
     if request.kind == "shell":
         return (shell,)
-    if request.kind != "exec" or request.command is None:
+    command = request.command_bytes
+    if request.kind != "exec" or request.command is None or command is None:
         raise RuntimeFailed(f"a {request.kind} request cannot be run in a container", "ask for a shell or a command")
-    try:
-        length = len(request.command.encode())
-    except UnicodeEncodeError as error:
-        raise RuntimeFailed("the command is no valid UTF-8", "send such bytes on standard input") from error
-    if "\0" in request.command:
+    if b"\0" in command:
         raise RuntimeFailed("the command has a NUL byte", "send such bytes on standard input")
-    if length > MAX_ARGUMENT:
+    if len(command) > MAX_ARGUMENT:
         raise RuntimeFailed(
-            f"the command has {length} bytes; {MAX_ARGUMENT} is the most",
+            f"the command has {len(command)} bytes; {MAX_ARGUMENT} is the most",
             "send it on standard input instead of as a command",
         )
-    return (shell, "-c", request.command)
+    if request.command_text == request.command:
+        return (shell, "-c", request.command)
+    parts = (command[start : start + _OCTAL_BYTES] for start in range(0, len(command), _OCTAL_BYTES))
+    return (for_scripts(shell), "-c", _REBUILD.strip(), shell, *map(_printf_format, parts))
+
+
+def _printf_format(exact: bytes) -> str:
+    """Return the ASCII format by which a shell's printf prints these bytes."""
+    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in exact)
 
 
 def sized(arguments: Iterable[str], columns: int, rows: int) -> tuple[str, ...]:

@@ -311,7 +311,7 @@ def _describe(identity: Identity, request: Request, target: Target, node: str) -
         title=f"{identity.user} in {target.service}@{target.stack}",
         service_name=target.service,
         namespace=target.namespace,
-        command=request.command,
+        command=request.command_text,
         deployment_name=target.deployment_name,
         pod_name=target.pod_name,
         container_name=target.container_name,

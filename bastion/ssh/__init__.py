@@ -251,5 +251,7 @@ def _forced(request: Request, command: str | None) -> Request:
     if command == "internal-sftp":
         return replace(request, kind="subsystem", command="sftp")
     asked = request.command if request.command and len(request.command) <= LONGEST_ORIGINAL_COMMAND else None
-    original = {"SSH_ORIGINAL_COMMAND": asked} if asked and "\0" not in asked else {}
+    # Engines take no NUL in a variable, and no bytes that are not UTF-8.
+    is_text = asked is not None and "\0" not in asked and asked == request.command_text
+    original = {"SSH_ORIGINAL_COMMAND": asked} if asked and is_text else {}
     return replace(request, kind="exec", command=command, environment={**request.environment, **original})

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol
 
 import asyncssh
-from asyncssh.packet import SSHPacket, UInt32
+from asyncssh.packet import SSHPacket, String, UInt32
 
 from bastion.errors import BastionError, ClientGone
 from bastion.model import STDERR, STDIN, Data, Eof, Event, Exit, Identity, Name, Request, Resize, Signal, Terminal
@@ -86,7 +86,12 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         self._process = chan.process_packet
         chan._deliver_data = self.data_received  # type: ignore[method-assign]  # noqa: SLF001 - see `_open_window`
         chan.process_packet = self._watch  # type: ignore[method-assign,assignment] # asyncssh passes by position
-        chan._process_env_request = self._take_variable  # type: ignore[method-assign]  # noqa: SLF001 - looked up by name
+        # asyncssh looks these four up by name.
+        chan._process_env_request = self._take_variable  # type: ignore[method-assign]  # noqa: SLF001
+        chan._process_exec_request = self._take_command  # type: ignore[method-assign]  # noqa: SLF001
+        chan._process_subsystem_request = self._take_subsystem  # type: ignore[method-assign]  # noqa: SLF001
+        self._process_terminal = chan._process_pty_req_request  # noqa: SLF001
+        chan._process_pty_req_request = self._take_terminal  # type: ignore[method-assign]  # noqa: SLF001
         if chan._send_pktsize < LEAST_PACKET:  # noqa: SLF001 - no public name
             self._host.drop(f"packets of less than {LEAST_PACKET} bytes are not served")
 
@@ -104,7 +109,10 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
         return True
 
     def exec_requested(self, command: str) -> bool:
-        """Accept a command of any length and content; it is handed whole to the container's shell."""
+        """Accept a command of any length and content; it is handed whole to the container's shell.
+
+        Surrogates stand for bytes that are not UTF-8 (PEP 383).
+        """
         self._kind, self._command = "exec", command
         return True
 
@@ -193,6 +201,28 @@ class SessionChannel(asyncssh.SSHServerSession[bytes]):
             return False
         self._environment[name] = value
         return True
+
+    def _take_command(self, packet: SSHPacket) -> bool:
+        """Start a command of any bytes.
+
+        asyncssh 2.24.1 refuses one that is not UTF-8 before the session hears of it, and OpenSSH's client shows "exec
+        request failed on channel 0". Pinned by test_C3_a_command_of_any_bytes_arrives_whole.
+        """
+        command = packet.get_string().decode("utf-8", "surrogateescape")
+        packet.check_end()
+        return self._chan._start_session(command=command)  # noqa: SLF001 - no public name
+
+    def _take_subsystem(self, packet: SSHPacket) -> bool:
+        """Start a subsystem of any name, for the gateway to refuse in words: asyncssh 2.24.1 takes ASCII only."""
+        subsystem = packet.get_string().decode("utf-8", "surrogateescape")
+        packet.check_end()
+        return self._chan._start_session(subsystem=subsystem)  # noqa: SLF001 - no public name
+
+    def _take_terminal(self, packet: SSHPacket) -> bool:
+        """Request a terminal whatever TERM is: asyncssh 2.24.1 ends the connection where it is not ASCII."""
+        term = packet.get_string()
+        rest = packet.get_remaining_payload()
+        return self._process_terminal(SSHPacket(String(term if term.isascii() else b"dumb") + rest))
 
     # What the gateway and the relay call.
 

@@ -32,6 +32,7 @@ Input = Literal["all", "no-tty", "none"]
 
 _PIECE: Final = 64 * 1024  # bounds a line: JSON needs at most six bytes for one
 _REPORT: Final = 64 * 2**20
+_LONGEST_COMMAND: Final = 128 * 1024  # bytes: Linux's MAX_ARG_STRLEN; what is longer is never run
 _NAMES: Final = {STDIN: "stdin", STDOUT: "stdout", STDERR: "stderr"}
 _CODES: Final = {STDIN: "i", STDOUT: "o", STDERR: "o"}
 _INCOMPLETE: Final = 3
@@ -96,15 +97,19 @@ class Lines:
             "image_digest": target.image_digest,
             "recipients": recipients,
         }
+        if (command := request.command_bytes) is not None:
+            command = command[:_LONGEST_COMMAND]
+            about["command"] = command.decode(errors="replace")
+            if about["command"].encode() != command:
+                about["command_base64"] = binascii.b2a_base64(command, newline=False).decode()
         header = {
             "version": 3,
             "term": size,
             "timestamp": int(session.created_at.timestamp()),
-            **({"command": request.command} if request.command is not None else {}),
+            **({"command": about["command"]} if command is not None else {}),
             "title": session.title,
             "bastion": about,
         }
-        # in ASCII: what a client sent may hold lone surrogates, which UTF-8 has no bytes for
         return json.dumps(header, separators=(",", ":")).encode() + b"\n"
 
     def event(self, event: Recorded) -> bytes:

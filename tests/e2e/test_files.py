@@ -111,6 +111,19 @@ def test_scp_both_ways(files: Bastion, service: str, size: int, legacy: bool, tm
     assert digest(tmp_path / "back") == digest(tmp_path / "sent")
 
 
+def test_C3_scp_of_a_name_that_is_not_utf_8(files: Bastion, tmp_path: Path) -> None:
+    """`scp -O`, whose command holds the path, copies a file with a Latin-1 name there and back."""
+    name = os.fsdecode("größer".encode("latin-1"))
+    (tmp_path / name).write_bytes(b"inhalt")
+    for words in (
+        (str(tmp_path / name), remote("web", "/tmp/")),
+        (remote("web", f"/tmp/{name}"), str(tmp_path / "back")),
+    ):
+        done = scp(files, *words, options=["-O"])
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "back").read_bytes() == b"inhalt"
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["scp", "scp -O"])
 def test_names_of_every_byte(files: Bastion, service: str, legacy: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
     """A tree whose names hold every byte but `/` and NUL comes back as it was; scp -O itself rewrites line ends."""

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,7 +193,7 @@ async def test_an_exception_is_in_the_transcript(place: Place, opener: Opener) -
 
 
 async def test_a_command_of_any_characters_is_kept(place: Place, opener: Opener) -> None:
-    """Lone surrogates, escapes and newlines in a command neither break a line nor get lost."""
+    """Bytes that are not UTF-8, escapes and newlines in a command neither break a line nor get lost."""
     command = "echo \udcff\n\x1b]52;c;x\x07 'ü' \u202e"
     transcripts = opener()
     await transcripts.start()
@@ -201,7 +202,9 @@ async def test_a_command_of_any_characters_is_kept(place: Place, opener: Opener)
     ) as recorder:
         await recorder.mark("path \udcff")
     await transcripts.close()
-    assert json.loads(place.stock()[0])["command"] == command
+    header = json.loads(place.stock()[0])
+    assert header["command"] == header["bastion"]["command"] == command.replace("\udcff", "\ufffd")
+    assert b64decode(header["bastion"]["command_base64"]) == os.fsencode(command)
 
 
 async def test_times_add_up(place: Place, opener: Opener) -> None:
