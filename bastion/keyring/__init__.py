@@ -1,7 +1,7 @@
 """Whose key this is, what bounds it, and how keys are made, added, listed and revoked, in files or a database."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ from bastion.keyring.authorized_keys import fingerprint
 from bastion.keyring.certificates import InvalidCertificateError, is_certificate, parse
 from bastion.keyring.changes import Copied
 from bastion.keyring.clock import Clock
-from bastion.keyring.file_store import FileStore, folder_stamp
+from bastion.keyring.file_store import AuthorityFolder, FileStore, folder_stamp
 from bastion.keyring.issuing import Order
 from bastion.keyring.listing import ListedKey, listed
 from bastion.keyring.making import IssuedKey
@@ -41,6 +41,7 @@ __all__ = [
 
 KEY_LIFETIME: Final = timedelta(days=90)
 CERTIFICATE_LIFETIME: Final = timedelta(hours=8)
+_HEARING_SECONDS: Final = 5.0  # how far apart two calls of `refresh` may be without one being late
 _SETTLED: Final = 0.1  # seconds after which a file's time tells a new change from the last
 
 
@@ -48,7 +49,8 @@ class Keyring:
     """Answers whose key this is, from memory, and keeps that memory like the store: the files, without another.
 
     `admit` and `objection` only read one immutable snapshot, so that `refresh` may run in a thread beside them. When a
-    store has not answered for `grace` seconds, nobody new is let in.
+    store has not answered for `grace` seconds, nobody new is let in; when a file could not be read for that long,
+    nobody new by its lines. `objection` goes by what was known last: who is in stays.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Keyring:
     ) -> None:
         self.home = home
         self._store: Store = store or FileStore(home)
+        self._authorities = AuthorityFolder(home / "ca")
         self._grace = grace
+        self._unread_since: Mapping[Path, float] = {}
         self._silence = ""
         self._heard_at = time.monotonic()
         self._clock = Clock(home / "clock", wall)
@@ -112,24 +116,38 @@ class Keyring:
         return before != self._snapshot or known != self._known_problems
 
     def _read(self, at: float) -> None:
-        current = (self._store.stamp(), folder_stamp(self.home / "ca"))
-        if current != self._stamp or self._read_at is not None:
+        current = (self._store.stamp(), self._authorities.stamp())
+        if current != self._stamp or self._read_at is not None or self._snapshot.unread:
             settled = current == self._stamp and self._read_at is not None and at - self._read_at > _SETTLED
             self._snapshot = self._judged(self._snapshot)
             self._stamp, self._read_at = current, None if settled else at
+            since = self._unread_since
+            self._unread_since = {path: since.get(path, at) for path in self._snapshot.unread}
         self._heard_at = at
 
     def _judged(self, before: Snapshot) -> Snapshot:
-        return take(self._store.read(), judge, before, ca=self.home / "ca")
+        return take(self._store.read(), judge, before, authorities=self._authorities.read())
 
     @property
     def _is_forsaken(self) -> bool:
-        return time.monotonic() - self._heard_at > self._grace
+        patience = self._grace if self._silence else self._grace + _HEARING_SECONDS
+        return time.monotonic() - self._heard_at > patience
+
+    @property
+    def _forsaken_files(self) -> frozenset[Path]:
+        """The files that could not be read for longer than the grace."""
+        now = time.monotonic()
+        return frozenset(path for path, since in self._unread_since.items() if now - since > self._grace)
 
     @property
     def problems(self) -> list[str]:
         """What is wrong with lines, files and the store, each as `PLACE: words`; the server logs them."""
         words = [*self._snapshot.problems, *self._clock.problems]
+        forsaken = self._forsaken_files
+        unread = self._snapshot.unread
+        for path in sorted(path for path in unread if path.parent not in unread):
+            until = "lets nobody new in" if path in forsaken else f"counts as it was read last for {self._grace:g} s"
+            words.append(f"{path}: cannot be read, and {until}")
         if self._silence:
             until = "nobody new is let in" if self._is_forsaken else f"the last keys count for {self._grace:g} s"
             words.append(f"database: does not answer, {until}: {self._silence}")
@@ -141,8 +159,9 @@ class Keyring:
         Raises:
             NotAdmitted: it lets nobody in from there.
         """
-        snapshot, moment = self._snapshot, self._clock.now()
-        if snapshot.closed or self._is_forsaken:
+        forsaken, moment = self._forsaken_files, self._clock.now()
+        snapshot = self._snapshot.without(forsaken)
+        if snapshot.closed or self._is_forsaken or self.home / "revoked" in forsaken:
             raise NotAdmitted("it is not known which keys are revoked", "keys-unreadable")
         if is_certificate(key_data):
             return _admit_certificate(snapshot, key_data, client_address, moment)
@@ -190,7 +209,11 @@ class Keyring:
         ]
 
     def host_keys(self) -> "list[Path]":
-        """List the server's private keys: the files of host/ that do not end in .pub."""
+        """List the server's private keys: the files of host/ that do not end in .pub.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
         return home.private_keys(self.home / "host")
 
     @property
@@ -309,7 +332,7 @@ def open_keyring(settings: "Settings") -> Keyring:
     """Return the keyring over the configured store; nothing is opened before it is used."""
     keys = settings.keys
     if keys.store == "files":
-        return Keyring(keys.home)
+        return Keyring(keys.home, grace=keys.grace)
     return Keyring(keys.home, store=_database_store(settings), grace=keys.grace)
 
 

@@ -16,7 +16,7 @@ def recipients(folder: Path) -> list[str]:
     if fault := files.public_fault(folder):
         raise ConfigurationError(f"{folder}: {fault}", f"bastion keys init or chmod 700 {folder}")
     try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = files.visible(folder)
     except OSError as error:
         raise ConfigurationError(f"{folder}: {files.words(error)}", f"chmod 700 {folder}") from error
     recipients: dict[str, None] = {}
@@ -27,7 +27,11 @@ def recipients(folder: Path) -> list[str]:
 
 
 def faults(folder: Path) -> Sequence[ConfigurationError]:
-    """Return what is wrong with each file."""
+    """Return what is wrong with each file.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
     faults = []
     for path in files.visible(folder):
         try:

@@ -25,17 +25,18 @@ class Clock:
         self._persisted = 0.0
         self._read_fault = ""
         self._write_fault = ""
+        self._is_unread = False
 
     def load(self) -> None:
         """Take over the highest time that the file knows; what is wrong with the file is in `problems`."""
-        self._read_fault = ""
+        self._read_fault, self._is_unread = "", False
         try:
             with self._path.open("rb") as file:
                 text = file.read(_SIZE_LIMIT).strip()
         except FileNotFoundError:
             return
         except OSError as error:
-            self._read_fault = f"{self._path}: cannot be read: {error.strerror}"
+            self._read_fault, self._is_unread = f"{self._path}: cannot be read: {error.strerror}", True
             return
         if not (text.isdigit() and text.isascii()):
             self._read_fault = f"{self._path}: was no number of seconds; it is written anew"
@@ -53,7 +54,11 @@ class Clock:
         return floor
 
     def persist(self) -> None:
-        """Write the highest time down when the last writing is a minute old."""
+        """Write the highest time down when the last writing is a minute old; never over one that was not read."""
+        if self._is_unread:
+            self.load()
+        if self._is_unread:
+            return
         now = self.now()
         if now - self._persisted < PERSIST_EVERY:
             return

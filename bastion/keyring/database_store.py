@@ -42,7 +42,13 @@ class DatabaseStore:
         """See Store.read."""
         kept = _contents(self._run(self._table.read()))
         files = self._files.read_revoked()
-        return Contents(kept.users, [*kept.revoked, *files.revoked], doubt=files.doubt)
+        return Contents(
+            kept.users,
+            [*kept.revoked, *files.revoked],
+            doubt=files.doubt,
+            problems=files.problems,
+            unread=files.unread,
+        )
 
     def change(self, decide: Callable[[Contents], Change]) -> None:
         """See Store.change; `decide` is not told of the key home's own list."""

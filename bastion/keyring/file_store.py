@@ -1,12 +1,24 @@
-"""Users' keys and revocations in the key home: users/NAME.pub and revoked."""
+"""Users' keys, authorities and revocations in the key home: users/NAME.pub, ca/*.pub and revoked.
 
-from collections.abc import Callable, Iterator
+A file that cannot be read is not an empty one. Of each look at a file, one of these holds:
+
+- read: its lines are what the file says now;
+- gone (ENOENT, ENOTDIR): it was removed, and so were its lines. A list of what is revoked that is gone is in doubt;
+- unfit (`UnfitError`: owner, mode, kind or length): a verdict on the file, whose lines count for nothing, at once;
+- unread (any other OSError: EACCES, EIO, EMFILE, ENFILE, ESTALE …): nobody knows what it says. The lines that were read
+  last stand in for it, none before the first time, and `Contents.unread` names it, so that the caller reads it again
+  soon and lets nobody new in by those lines for long. A folder that cannot be listed is each of its files, unread.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bastion.errors import ConfigurationError
 from bastion.keyring import files
 from bastion.keyring.names import USER
 from bastion.keyring.store import Change, Contents, Line
+
+_Lines = Mapping[Path, tuple[Line, ...]]
 
 
 class FileStore:
@@ -16,6 +28,8 @@ class FileStore:
         self._home = home
         self._users = home / "users"
         self._revoked = home / "revoked"
+        self._last_users: _Lines = {}
+        self._last_revoked: _Lines = {}
 
     def open(self) -> None:
         """See Store.open."""
@@ -29,22 +43,35 @@ class FileStore:
         return _stat(self._revoked)
 
     def read(self) -> Contents:
-        """See Store.read; a file that cannot be read is a file without keys. Never raises."""
-        problems: list[str] = []
-        users = tuple(self._read_users(problems))
+        """See Store.read. Never raises."""
+        look = _Look(self._last_users)
+        users = tuple(self._read_users(look))
+        self._last_users = look.lines
         revoked = self.read_revoked()
-        return Contents(users, revoked.revoked, revoked.missing, revoked.doubt, tuple(problems))
+        return Contents(
+            users,
+            revoked.revoked,
+            revoked.missing,
+            revoked.doubt,
+            (*look.problems, *revoked.problems),
+            frozenset(look.unread) | revoked.unread,
+        )
 
     def read_revoked(self) -> Contents:
         """Return the list of what is revoked alone. Never raises."""
-        path = self._revoked
+        path, last = self._revoked, self._last_revoked
+        look = _Look(last)
         try:
-            return Contents(revoked=_lines(path, ""))
+            lines = look.file(path, "")
         except FileNotFoundError:
             return Contents(missing=str(path))
         except OSError as error:
-            words = (error.strerror or "cannot be read").lower()
-            return Contents(doubt=f"{path}: {words}; nobody is let in until it can be read")
+            return Contents(doubt=f"{path}: {files.words(error)}; nobody is let in until it can be read")
+        if look.unread and path not in last:
+            doubt = f"{look.problems[0]}; nobody is let in until it can be read"
+            return Contents(doubt=doubt, unread=frozenset(look.unread))
+        self._last_revoked = look.lines
+        return Contents(revoked=lines, problems=tuple(look.problems), unread=frozenset(look.unread))
 
     def change(self, decide: Callable[[Contents], Change]) -> None:
         """See Store.change.
@@ -53,7 +80,8 @@ class FileStore:
         """
         try:
             with files.locked(self._home):
-                change = decide(self.read())
+                contents = self.read()
+                change = _decided(contents, decide)
                 _append(self._revoked, [line.encode() for line in change.revoked])
                 for path in {line.path for line in change.removed}:
                     _remove_lines(path, {line.number for line in change.removed if line.path == path})
@@ -65,42 +93,86 @@ class FileStore:
     def close(self) -> None:
         """See Store.close."""
 
-    def _read_users(self, problems: list[str]) -> Iterator[Line]:
-        folder = self._users
-        if wrong := files.public_fault(folder):
-            problems.append(f"{folder}: {wrong}")
-            return
-        try:
-            paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        except OSError as error:
-            problems.append(f"{folder}: {(error.strerror or 'cannot be read').lower()}")
-            return
-        for path in paths:
+    def _read_users(self, look: "_Look") -> Iterator[Line]:
+        for path in look.folder(self._users):
             if path.suffix != ".pub" or not USER.fullmatch(path.stem):
-                problems.append(f"{folder}: {path.name!a} is not NAME.pub and is left out")
+                look.problems.append(f"{self._users}: {path.name!a} is not NAME.pub and is left out")
                 continue
-            yield from read_lines(path, path.stem, problems)
+            yield from look.file_of_folder(path, path.stem)
 
 
-def read_authorities(folder: Path, problems: list[str]) -> Iterator[Line]:
-    """Give the lines of FOLDER/*.pub; private keys may lie beside them. What cannot be read is added to `problems`."""
-    if not folder.exists():
-        return
-    if wrong := files.public_fault(folder):
-        problems.append(f"{folder}: {wrong}")
-        return
-    for path in files.visible(folder):
-        if path.suffix == ".pub":
-            yield from read_lines(path, "", problems)
+class AuthorityFolder:
+    """The lines of FOLDER/*.pub, which say who signs certificates; private keys may lie beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: _Lines = {}
+
+    def stamp(self) -> object:
+        """Return what changes whenever the lines do; by stat only, never raising."""
+        return folder_stamp(self._folder)
+
+    def read(self) -> Contents:
+        """Return the lines as `users` of no name; a folder that is gone has none. Never raises."""
+        look = _Look(self._last)
+        paths = [path for path in look.folder(self._folder, may_be_gone=True) if path.suffix == ".pub"]
+        lines = [line for path in paths for line in look.file_of_folder(path, "")]
+        self._last = look.lines
+        return Contents(lines, problems=tuple(look.problems), unread=frozenset(look.unread))
 
 
-def read_lines(path: Path, user: str, problems: list[str]) -> tuple[Line, ...]:
-    """Return the lines of one file; none and one more problem when it cannot be read."""
-    try:
-        return _lines(path, user)
-    except OSError as error:
-        problems.append(f"{path}: {(error.strerror or 'cannot be read').lower()}")
-        return ()
+class _Look:
+    """One look at some files; `last` is what the look before it has read."""
+
+    def __init__(self, last: _Lines) -> None:
+        self.last = last
+        self.lines: dict[Path, tuple[Line, ...]] = {}
+        self.unread: set[Path] = set()
+        self.problems: list[str] = []
+
+    def folder(self, folder: Path, *, may_be_gone: bool = False) -> list[Path]:
+        """List a folder's files by name, those that begin with a dot left out."""
+        try:
+            if fault := files.fault(folder.stat(), files.OTHERS_WRITE):
+                self.problems.append(f"{folder}: {fault}")
+                return []
+            return files.visible(folder)
+        except OSError as error:
+            if not (may_be_gone and files.is_gone(error)):
+                self.problems.append(f"{folder}: {files.words(error)}")
+            if files.is_gone(error):
+                return []
+        self.unread.add(folder)
+        return sorted(path for path in self.last if path.parent == folder)
+
+    def file_of_folder(self, path: Path, user: str) -> tuple[Line, ...]:
+        """Return the lines of a file that was listed: none of one that is gone since, or unfit."""
+        if path.parent in self.unread:
+            self.unread.add(path)
+            self.lines[path] = self.last[path]
+            return self.last[path]
+        try:
+            return self.file(path, user)
+        except OSError as error:
+            self.problems.append(f"{path}: {files.words(error)}")
+            return ()
+
+    def file(self, path: Path, user: str) -> tuple[Line, ...]:
+        """Return the lines of one file; those of the last look when it is unread.
+
+        Raises:
+            OSError: it is gone or unfit.
+        """
+        try:
+            self.lines[path] = _lines(path, user)
+        except OSError as error:
+            if not files.is_unread(error):
+                raise
+            self.problems.append(f"{path}: {files.words(error)}")
+            self.unread.add(path)
+            if path in self.last:
+                self.lines[path] = self.last[path]
+        return self.lines.get(path, ())
 
 
 def folder_stamp(path: Path) -> tuple[object, ...]:
@@ -110,7 +182,7 @@ def folder_stamp(path: Path) -> tuple[object, ...]:
     except OSError as error:
         return (error.errno,)
     folder = _stat(path)
-    return (folder and folder[:3], *((name, _stat(path / name)) for name in names))
+    return (folder[:3], *((name, _stat(path / name)) for name in names))
 
 
 def unwritable(path: Path, error: OSError) -> ConfigurationError:
@@ -120,23 +192,41 @@ def unwritable(path: Path, error: OSError) -> ConfigurationError:
     )
 
 
+def _decided(contents: Contents, decide: Callable[[Contents], Change]) -> Change:
+    """Return the decision; lines that are unread are a reason to add none, but none to revoke nothing."""
+    unread = "; ".join(problem for problem in contents.problems if contents.unread)
+    hint = "mend that first: a line of it may be about the same key"
+    try:
+        change = decide(contents)
+    except ConfigurationError as error:
+        if unread:
+            raise ConfigurationError(unread, f"mend that first: {error.public}") from error
+        raise
+    if change.added and unread:
+        raise ConfigurationError(unread, hint)
+    return change
+
+
 def _lines(path: Path, user: str) -> tuple[Line, ...]:
     texts = files.read(path).split(b"\n")
     return tuple(Line(user, text, path, number) for number, text in enumerate(texts, 1))
 
 
-def _stat(path: Path) -> tuple[int, ...] | None:
+def _stat(path: Path) -> tuple[int, ...]:
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_mode, found.st_uid, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        status = path.stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return (status.st_mode, status.st_uid, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _append(path: Path, lines: list[bytes]) -> None:
     if not lines:
         return
-    contents = files.read(path) if path.exists() else b""
+    try:
+        contents = files.read(path)
+    except FileNotFoundError:
+        contents = b""
     ending = b"" if not contents or contents.endswith(b"\n") else b"\n"
     files.write_private(path, contents + ending + b"".join(line + b"\n" for line in lines))
 

@@ -1,5 +1,10 @@
-"""How the key home's files are read, written and guarded: bounded, atomically, and by mode and owner."""
+"""How the key home's files are read, written and guarded: bounded, atomically, and by mode and owner.
 
+"Cannot read" is never "is gone": `is_gone` and `is_unread` tell the two apart, and nothing here answers an OSError with
+an empty list. What follows from each is in file_store.py.
+"""
+
+import errno
 import fcntl
 import os
 import secrets
@@ -11,25 +16,62 @@ from pathlib import Path
 from bastion.errors import ConfigurationError
 
 SIZE_LIMIT = 4 * 2**20  # bytes of one file of the key home
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class UnfitError(OSError):
+    """The file was looked at, and its owner, mode, kind or length is wrong: a verdict, no failure to read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(0, reason)
+
+
+def is_gone(error: OSError) -> bool:
+    """Tell whether the error says that there is no such file."""
+    return error.errno in {errno.ENOENT, errno.ENOTDIR}
+
+
+def is_unread(error: OSError) -> bool:
+    """Tell whether the error leaves it open what the file holds, as EMFILE, EIO and EACCES do."""
+    return not is_gone(error) and not isinstance(error, UnfitError)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether there is a file. `Path.exists` swallows errors, from Python 3.14 on all of them.
+
+    Raises:
+        OSError: it cannot be known.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if is_gone(error):
+            return False
+        raise
+    return True
 
 
 def read(path: Path) -> bytes:
     """Return the contents of a regular file that only we and root can write.
 
     Raises:
-        OSError: it cannot be read, is too long, no regular file, or others can write it.
+        UnfitError: it is too long, no regular file, or others can write it.
+        OSError: it cannot be read.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(0, "is no regular file")
-        if wrong := fault(found, _OTHERS_WRITE):
-            raise OSError(0, wrong)
-        contents = file.read(SIZE_LIMIT + 1)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnfitError("is no regular file")
+        if wrong := fault(status, OTHERS_WRITE):
+            raise UnfitError(wrong)
+        with open(descriptor, "rb", closefd=False) as file:
+            contents = file.read(SIZE_LIMIT + 1)
+    finally:
+        os.close(descriptor)  # not by fdopen, which leaves a folder's descriptor open when it refuses it
     if len(contents) > SIZE_LIMIT:
-        raise OSError(0, f"is longer than {SIZE_LIMIT} bytes")
+        raise UnfitError(f"is longer than {SIZE_LIMIT} bytes")
     return contents
 
 
@@ -38,7 +80,7 @@ def fault(found: os.stat_result, forbidden: int) -> str:
     if found.st_uid not in {os.geteuid(), 0}:
         return f"belongs to the user id {found.st_uid}, not to us or root"
     if found.st_mode & forbidden:
-        verb = "written" if forbidden == _OTHERS_WRITE else "used"
+        verb = "written" if forbidden == OTHERS_WRITE else "used"
         return f"can be {verb} by others than its owner (mode {stat.S_IMODE(found.st_mode):04o})"
     return ""
 
@@ -49,7 +91,7 @@ def private_fault(path: Path) -> ConfigurationError | None:
         found = path.stat()
     except OSError as error:
         return ConfigurationError(f"{path}: {(error.strerror or 'cannot be read').lower()}", "bastion keys init")
-    wrong = fault(found, _OTHERS)
+    wrong = fault(found, OTHERS)
     if not wrong:
         return None
     if found.st_uid not in {os.geteuid(), 0}:
@@ -60,7 +102,7 @@ def private_fault(path: Path) -> ConfigurationError | None:
 def public_fault(path: Path) -> str:
     """Say what is wrong with a folder that others may read but not write."""
     try:
-        return fault(path.stat(), _OTHERS_WRITE)
+        return fault(path.stat(), OTHERS_WRITE)
     except OSError as error:
         return words(error)
 
@@ -112,11 +154,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """List a folder's files by name, those that begin with a dot left out; nothing when it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError:
-        return []
+    """List a folder's files by name, those that begin with a dot left out.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def words(error: OSError) -> str:

@@ -12,7 +12,13 @@ _INIT: Final = "bastion keys init"
 
 
 def private_keys(folder: Path) -> list[Path]:
-    """List a folder's private keys: its files that do not end in .pub."""
+    """List a folder's private keys: its files that do not end in .pub; a folder that is gone has none.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    if not files.exists(folder):
+        return []
     return [path for path in files.visible(folder) if path.suffix != ".pub"]
 
 
@@ -23,6 +29,13 @@ def signing_key(home: Path) -> Path:
 
 def faults(home: Path) -> list[ConfigurationError]:
     """Return everything that keeps the key home from being used, each with the command that mends it."""
+    try:
+        return _faults(home)
+    except OSError as error:
+        return [ConfigurationError(f"{error.filename or home}: {files.words(error)}", f"chmod 700 {home}")]
+
+
+def _faults(home: Path) -> list[ConfigurationError]:
     for folder in (home, home / "host", home / "signing"):
         if found := files.private_fault(folder):
             return [found]
@@ -55,10 +68,10 @@ def init(home: Path, *, authority: bool) -> None:
                 write_pair(home / "host" / "ssh_host_ed25519_key", "bastion host key")
             if authority and not private_keys(home / "ca"):
                 write_pair(home / "ca" / "user_ca_ed25519", "bastion user certificate authority")
-            if not signing_key(home).exists():
+            if not files.exists(signing_key(home)):
                 public = write_pair(signing_key(home), "bastion audit signing key")
                 files.write_private(home / "signing" / "allowed_signers", f"bastion {public}\n".encode())
-            if not (home / "revoked").exists():
+            if not files.exists(home / "revoked"):
                 files.write_private(home / "revoked", b"# what opens nothing any more, one a line: keys/README.md\n")
     except OSError as error:
         raise unwritable(home, error) from error

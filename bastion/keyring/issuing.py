@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bastion.errors import ConfigurationError
-from bastion.keyring import changes, making
+from bastion.keyring import changes, files, making
 from bastion.keyring.home import private_keys
 from bastion.keyring.making import IssuedKey
 from bastion.keyring.names import check_user
@@ -92,7 +92,10 @@ def _check(order: Order) -> None:
 
 
 def _authority_key(folder: Path, name: str | None) -> Path:
-    chosen = [path for path in private_keys(folder) if name in {None, path.name}]
+    try:
+        chosen = [path for path in private_keys(folder) if name in {None, path.name}]
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: {files.words(error)}", f"chmod 700 {folder}") from error
     if not chosen:
         words = f"no private key {name}" if name else "no private key"
         raise ConfigurationError(f"{folder}: holds {words}", "bastion keys init --ca makes one")

@@ -86,7 +86,9 @@ def private_key_fault(path: Path) -> ConfigurationError | None:
     """Return what is wrong with a file that must be a private key in OpenSSH's format."""
     try:
         load_ssh_private_key(files.read(path), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+    except OSError as error:
+        return ConfigurationError(f"{path}: {files.words(error)}", f"chmod 600 {path}")
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return ConfigurationError(
             f"{path}: is no private key in OpenSSH's format without a passphrase",
             f"remove it and run {_INIT}, or ssh-keygen -p -N '' -f {path}",

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bastion.keyring.authorized_keys import AuthorizedKey, parse
-from bastion.keyring.file_store import read_authorities
 from bastion.keyring.options import InvalidLineError
 from bastion.keyring.revoked import NOTHING, Revoked, read_revoked
 from bastion.keyring.store import Contents, Line
@@ -49,7 +49,8 @@ class Snapshot:
 
     `entries` is every well-formed line of a user, `accepted` those of them that may let somebody in, by blob, and
     `fingerprints` the same by fingerprint. `authorities` are the lines that trust who signs certificates, by blob.
-    While `closed`, nobody is let in, since it is not known what is revoked.
+    While `closed`, nobody is let in, since it is not known what is revoked. What the files in `unread` hold is as they
+    were read last.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -59,18 +60,33 @@ class Snapshot:
     revoked: Revoked = NOTHING
     closed: bool = False
     problems: tuple[str, ...] = ()
+    unread: frozenset[Path] = frozenset()
+
+    def without(self, paths: AbstractSet[Path]) -> "Snapshot":
+        """Return the same, but for that the lines of these files let nobody in."""
+        if not paths:
+            return self
+        lines_of = {
+            blob: tuple(e for e in entries if e.path not in paths) for blob, entries in self.authorities.items()
+        }
+        return replace(
+            self,
+            accepted={blob: entry for blob, entry in self.accepted.items() if entry.path not in paths},
+            authorities={blob: entries for blob, entries in lines_of.items() if entries},
+        )
 
 
-def take(contents: Contents, judge: Judge, before: Snapshot, *, ca: Path | None = None) -> Snapshot:
-    """Judge what is kept and what the folder `ca` trusts; `judge` raises InvalidLineError for a weak key. Never raises.
+def take(contents: Contents, judge: Judge, before: Snapshot, *, authorities: Contents | None = None) -> Snapshot:
+    """Judge users' lines, and those of authorities; `judge` raises InvalidLineError for a weak key. Never raises.
 
     When it is in doubt what is revoked, what was `before` stays revoked and nobody is let in.
     """
     problems = list(contents.problems)
     entries = list(_entries(contents.users, judge, problems))
     trusted = [entry for entry in entries if entry.key.options.is_authority]
-    lines_of_ca = read_authorities(ca, problems) if ca is not None else ()
-    for entry in _entries(lines_of_ca, judge, problems):
+    authorities = authorities or Contents()
+    problems += authorities.problems
+    for entry in _entries(authorities.users, judge, problems):
         options = replace(entry.key.options, is_authority=True)  # whether the line says so or not
         trusted.append(replace(entry, key=replace(entry.key, options=options)))
     revoked, closed = read_revoked(contents, before.revoked, problems)
@@ -85,10 +101,11 @@ def take(contents: Contents, judge: Judge, before: Snapshot, *, ca: Path | None 
             problems += [f"{at}: the same key is also in {other}" for at, other in zip(places, others, strict=True)]
     accepted = {blob: same[0] for blob, same in holders.items() if len(same) == 1}
     fingerprints = {entry.key.fingerprint: entry for entry in accepted.values()}
-    authorities: dict[bytes, tuple[Entry, ...]] = {}
+    trust: dict[bytes, tuple[Entry, ...]] = {}
     for entry in trusted:
-        authorities[entry.key.blob] = (*authorities.get(entry.key.blob, ()), entry)
-    return Snapshot(tuple(entries), accepted, fingerprints, authorities, revoked, closed, tuple(problems))
+        trust[entry.key.blob] = (*trust.get(entry.key.blob, ()), entry)
+    unread = contents.unread | authorities.unread
+    return Snapshot(tuple(entries), accepted, fingerprints, trust, revoked, closed, tuple(problems), unread)
 
 
 def _entries(lines: Iterable[Line], judge: Judge, problems: list[str]) -> Iterator[Entry]:

@@ -24,7 +24,7 @@ class Contents:
     """Every line of every user, and of the list of what is revoked; none of them is judged.
 
     `missing` is the list's place where there is no list, `doubt` says why it cannot be known. `problems` are what else
-    could not be read, each as `PATH: words`.
+    could not be read, each as `PATH: words`. The lines of the files in `unread` are as they were read last.
     """
 
     users: Sequence[Line] = ()
@@ -32,6 +32,7 @@ class Contents:
     missing: str = ""
     doubt: str = ""
     problems: Sequence[str] = ()
+    unread: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from bastion.tasks import background
 SAFE_ASYNCSSH = (2, 24, 1)
 KEY_CHECK_SECONDS = 2.0
 CLOSE_SECONDS = 10.0
+MAX_PROBLEMS_LOGGED = 20  # of the key home, at each change
 LONGEST_ORIGINAL_COMMAND = 64 * 1024  # characters; an environment variable of 128 KiB keeps a program from starting
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class SshServer:
         self._work: set[asyncio.Task[None]] = set()
         self._granted: set[Connection] = set()
         self._host_stamp: tuple[object, ...] = ()
+        self._host_fault = ""
 
     async def listen(self) -> list[tuple[str, int]]:
         """Bind every address of `[ssh] listen`; return the (host, port) pairs bound.
@@ -64,8 +66,12 @@ class SshServer:
                 older than is safe.
         """
         _check_library()
-        host_keys = read_host_keys(self.keyring.host_keys())
-        self._host_stamp = certificates_stamp(self.keyring.host_keys())
+        try:
+            paths = self.keyring.host_keys()
+            self._host_stamp = certificates_stamp(paths)
+        except OSError as error:
+            raise ConfigurationError(f"host keys: {error}", "bastion check") from error
+        host_keys = read_host_keys(paths)
         for address in self._settings.listen:
             try:
                 for host, port in await resolve(*_split(address)):
@@ -130,8 +136,11 @@ class SshServer:
             await asyncio.wait({reading}, timeout=KEY_CHECK_SECONDS)  # a key expires whether a database answers or not
             if reading.done():
                 if reading.result():
-                    for problem in self.keyring.problems:
+                    problems = self.keyring.problems
+                    for problem in problems[:MAX_PROBLEMS_LOGGED]:
                         log.warning("key home", problem=problem)
+                    if len(problems) > MAX_PROBLEMS_LOGGED:
+                        log.warning("key home", problem="there are more", number=len(problems) - MAX_PROBLEMS_LOGGED)
                 reading = None
             for key in self.keyring.newly_expired():
                 self.keep(self._gateway.note("key expired", user=key.user, key_fingerprint=key.fingerprint))
@@ -214,18 +223,26 @@ class SshServer:
         self.keep(self._gateway.note("connection ended", **facts, reason=reason.public))
 
     def _follow_host_certificates(self) -> None:
-        """Show new connections the certificates that now lie beside the host keys; a wrong one changes nothing."""
-        paths = self.keyring.host_keys()
-        stamp = certificates_stamp(paths)
-        if stamp == self._host_stamp:
-            return
-        self._host_stamp = stamp
+        """Show new connections the certificates that now lie beside the host keys.
+
+        A wrong one changes nothing. What cannot be read changes nothing either, and is read again at the next look.
+        """
         try:
-            host_keys = read_host_keys(paths)
-            for listener in self._listeners:
-                listener.update(server_host_keys=host_keys)
-        except (ConfigurationError, ValueError) as error:
-            log.error("host certificates not taken over", reason=str(error))  # noqa: TRY400 - it is the file's fault
+            paths = self.keyring.host_keys()
+            stamp = certificates_stamp(paths)
+            if stamp != self._host_stamp:
+                host_keys = read_host_keys(paths)
+                self._host_stamp = stamp
+                for listener in self._listeners:
+                    listener.update(server_host_keys=host_keys)
+        except (ConfigurationError, ValueError, OSError) as error:
+            if not isinstance(error, OSError) and not isinstance(error.__cause__, OSError):
+                self._host_stamp = stamp
+            if (reason := str(error)) != self._host_fault:
+                log.error("host certificates not taken over", reason=reason)  # noqa: TRY400 - it is the file's fault
+            self._host_fault = reason
+        else:
+            self._host_fault = ""
 
 
 def _check_library() -> None:

@@ -24,15 +24,19 @@ def read_host_keys(paths: Sequence[Path]) -> list[HostKey]:
 
 
 def certificates_stamp(paths: Sequence[Path]) -> tuple[object, ...]:
-    """Return what changes whenever one of the certificates does; never raises."""
-    found = []
+    """Return what changes whenever one of the certificates does.
+
+    Raises:
+        OSError: one cannot be looked at; that it is gone is no error.
+    """
+    stamps = []
     for path in map(_certificate, paths):
         try:
-            stat = path.stat()
-        except OSError:
+            status = path.stat()
+        except FileNotFoundError:
             continue
-        found.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+        stamps.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
 
 
 def _read(path: Path) -> HostKey:
@@ -41,11 +45,11 @@ def _read(path: Path) -> HostKey:
     except (OSError, asyncssh.KeyImportError) as error:
         raise ConfigurationError(f"host key {path}: {error}", "make a new one with: bastion keys init") from error
     beside = _certificate(path)
-    if not beside.exists():
-        return key
     hint = f"sign {path}.pub again, with ssh-keygen -h, or remove the certificate"
     try:
         certificate = asyncssh.read_certificate(beside)
+    except FileNotFoundError:
+        return key
     except (OSError, asyncssh.KeyImportError) as error:
         raise ConfigurationError(f"host certificate {beside}: {error}", hint) from error
     if not isinstance(certificate, asyncssh.public_key.SSHOpenSSHCertificate):

@@ -6,26 +6,13 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from bastion import descriptors
 from bastion.descriptors import Descriptors, Listener
 from bastion.errors import LimitReached
-
-
-@contextlib.contextmanager
-def none_left() -> Iterator[None]:
-    """Have this process open no more files inside: the soft limit is the lowest number that is free."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as lowest:
-        free = lowest.fileno()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+from tests.unit.no_descriptors import none_left
 
 
 @pytest.mark.parametrize("limit", [64, 256, 1024, 65536, 2**20])
