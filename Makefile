@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench prepare clean
+.PHONY: help run test check fuzz bench prepare clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,10 @@ check: $(VENV)/.installed-dev ## lint, format, types, layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: prepare ## mutate all that comes from outside for SECONDS=600: parsers, and a running server
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600)
 
 bench: prepare ## measure against docker exec and OpenSSH; writes bench/RESULTS.md
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
