@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -156,27 +155,33 @@ async def _renewing(tls: ssl.SSLContext, settings: ApiSettings) -> AsyncIterator
 
 
 async def _renew(tls: ssl.SSLContext, settings: ApiSettings) -> None:
-    """For ever: take a certificate that has changed; one that cannot be used changes nothing."""
-    seen = _stamp(settings)
+    """For ever: take a certificate that has changed; one that cannot be used or read changes nothing."""
+    seen: object = None
+    with contextlib.suppress(OSError):
+        seen = _stamp(settings)
+    reason = ""
     while True:
         await asyncio.sleep(CERTIFICATE_CHECK_SECONDS)
-        if (stamp := _stamp(settings)) == seen:
-            continue
-        seen = stamp
         try:
+            if (stamp := _stamp(settings)) == seen:
+                continue
             # First into a context that nobody uses: half of a pair must not end in the one that serves.
             _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
             _load(tls, settings)
-        except ConfigurationError as error:
-            log.error("certificate not taken over", reason=error.public, hint=error.hint)  # noqa: TRY400 - ours
+        except (ConfigurationError, OSError) as error:  # tried again at the next look, and said once
+            if str(error) != reason:
+                reason = str(error)
+                log.error("certificate not taken over", reason=reason)  # noqa: TRY400 - it is the file's fault
         else:
+            seen, reason = stamp, ""
             log.info("certificate read again", path=str(settings.certificate))
 
 
 def _stamp(settings: ApiSettings) -> list[tuple[int, int, int]]:
-    stamps = []
-    for path in (settings.certificate, settings.private_key):
-        with contextlib.suppress(OSError):
-            found = Path(path or "").stat()
-            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
-    return stamps
+    """Return what changes whenever the certificate or its key does.
+
+    Raises:
+        OSError: one is gone or cannot be looked at.
+    """
+    found = [path.stat() for path in (settings.certificate, settings.private_key) if path is not None]
+    return [(status.st_ino, status.st_mtime_ns, status.st_size) for status in found]

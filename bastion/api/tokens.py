@@ -5,6 +5,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
@@ -18,6 +19,7 @@ Scope = Literal["sessions:read", "sessions:write", "keys:issue", "audit:read", "
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 FILE: Final = "tokens"
 MOST_TOKENS: Final = 1000
+UNREAD_GRACE_SECONDS: Final = 60.0
 LONGEST: Final = 200  # characters of a token that is looked at
 _OF_NOBODY: Final = frozenset({"audit:read", "admin"})
 _PREFIX: Final = "bastion_"  # lets scanners of secrets find one that was published
@@ -50,11 +52,17 @@ class Token(BaseModel):
 
 
 class Tokens:
-    """The tokens of one key home. `now` gives the present in seconds since the epoch (`Keyring.now`)."""
+    """The tokens of one key home. `now` gives the present in seconds since the epoch (`Keyring.now`).
 
-    def __init__(self, home: Path, now: Callable[[], float]) -> None:
+    A file that is gone has no tokens, and one that others can use or that has a line that is none lets nobody in. While
+    it cannot be read (EMFILE, EIO, EACCES), the tokens read last count for `grace` seconds.
+    """
+
+    def __init__(self, home: Path, now: Callable[[], float], *, grace: float = UNREAD_GRACE_SECONDS) -> None:
         self.path = home / FILE
         self._now = now
+        self._grace = grace
+        self._unread_since: float | None = None
         self._stamp: tuple[int, int, int] | None = None
         self._tokens: tuple[Token, ...] = ()
         self._problem = ""
@@ -133,25 +141,39 @@ class Tokens:
 
     def _refresh(self) -> None:
         try:
-            found = self.path.stat()
-        except OSError:
-            self._stamp, self._tokens, self._problem = None, (), ""
-            return
-        stamp = found.st_ino, found.st_mtime_ns, found.st_size
-        if stamp == self._stamp:
-            return
-        try:
+            status = self.path.stat()
+            stamp = status.st_ino, status.st_mtime_ns, status.st_size
+            if stamp == self._stamp:
+                return
             self._tokens, self._problem = tuple(self._read()), ""
+        except FileNotFoundError:
+            self._stamp, self._tokens, self._problem = None, (), ""
+        except OSError as error:
+            self._keep_for_a_time(error)
+            return
         except ConfigurationError as error:
-            self._tokens, self._problem = (), error.public
-        self._stamp = stamp
+            if isinstance(error.__cause__, OSError) and files.is_unread(error.__cause__):
+                self._keep_for_a_time(error.__cause__)
+                return
+            self._stamp, self._tokens, self._problem = stamp, (), error.public
+        else:
+            self._stamp = stamp
+        self._unread_since = None
+
+    def _keep_for_a_time(self, error: OSError) -> None:
+        """Go on by the tokens read last until the grace is over; the file is read again at the next look."""
+        present = time.monotonic()
+        self._unread_since = present if self._unread_since is None else self._unread_since
+        self._stamp, self._problem = None, f"{self.path}: {files.words(error)}"
+        if present - self._unread_since > self._grace:
+            self._tokens = ()
 
     def _read(self) -> Sequence[Token]:
-        if not self.path.exists():
-            return []
-        if fault := files.private_fault(self.path):
-            raise fault
         try:
+            if not files.exists(self.path):
+                return []
+            if fault := files.private_fault(self.path):
+                raise fault
             lines = files.read(self.path).splitlines()
         except OSError as error:
             raise ConfigurationError(

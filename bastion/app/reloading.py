@@ -15,19 +15,23 @@ CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = frozenset({"sessions", "stacks", "groups", "grants"})  # but [sessions] database; also _FIELDS_AT_ONCE
 _FIELDS_AT_ONCE: Final = {"ssh": "notice", "audit": "recipients"}
 
+_UNREAD: Final = object()  # the stamp of no file
+
 log = structlog.get_logger(__name__)
 
 
 class Reload:
     """Watches one configuration file from when this is made, which is before it is first read; `ask` reads it at once.
 
-    A file that still changes is being written: it is read when it has been the same for a second.
+    A file that still changes is being written: it is read when it has been the same for a second. A file that is gone
+    or cannot be read changes nothing, and is read again each second until it can be.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._asked = asyncio.Event()
-        self._seen = self._stamp()
+        self._seen: object = self._stamp()
+        self._fault = ""
 
     def ask(self) -> None:
         """Read the file again now, whether it has changed or not."""
@@ -54,22 +58,26 @@ class Reload:
                 if fresh != settings:
                     apply(fresh)
             except ConfigurationError as error:
-                log.error("configuration not taken over", reason=error.public, hint=error.hint)  # noqa: TRY400 - ours
+                if asked or error.public != self._fault:
+                    log.error("configuration not taken over", reason=error.public, hint=error.hint)  # noqa: TRY400 - ours
+                self._fault = error.public
+                if isinstance(error.__cause__, OSError):
+                    self._seen = _UNREAD
                 continue
+            self._fault = ""
             waiting = _waiting(settings, fresh)
             log.info("configuration read again", changed=fresh != settings, at_the_next_start=waiting)
             settings = fresh
 
     def _read(self) -> Settings:
         settings = load(self._path)
-        if self._is_blank():  # it would take every grant away, and is what a full disk leaves
+        try:
+            is_blank = not self._path.read_bytes().strip()
+        except OSError as error:
+            raise ConfigurationError(f"{self._path}: {error}", "bastion check") from error
+        if is_blank:  # it would take every grant away, and is what a full disk leaves
             raise ConfigurationError(f"{self._path}: nothing is in it", "restart the bastion if that is meant")
         return settings
-
-    def _is_blank(self) -> bool:
-        with contextlib.suppress(OSError):
-            return not self._path.read_bytes().strip()
-        return True
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:

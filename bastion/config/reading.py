@@ -1,7 +1,9 @@
 """Find the file, read it with the environment over it, and name what is unknown or wrong by its path."""
 
+import errno
 import os
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -44,12 +46,20 @@ def locate(explicit: Path | None) -> Path | None:
         ConfigurationError: the file that was asked for does not exist.
     """
     if asked := explicit or (Path(os.environ["BASTION_CONFIG"]) if os.environ.get("BASTION_CONFIG") else None):
-        if not asked.is_file():
+        if not _may_be_file(asked):
             raise ConfigurationError(
                 f"no configuration file at {asked}", "bastion check --config FILE tells whether one is right"
             )
         return asked
-    return next((path for path in SEARCH_PATH if path.is_file()), None)
+    return next((path for path in SEARCH_PATH if _may_be_file(path)), None)
+
+
+def _may_be_file(path: Path) -> bool:
+    """Tell whether a file is there; one that cannot be looked at is left to `load`, which says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ENOTDIR}
 
 
 def load(path: Path | None) -> Settings:

@@ -90,7 +90,9 @@ def private_fault(path: Path) -> ConfigurationError | None:
     try:
         found = path.stat()
     except OSError as error:
-        return ConfigurationError(f"{path}: {(error.strerror or 'cannot be read').lower()}", "bastion keys init")
+        failure = ConfigurationError(f"{path}: {words(error)}", "bastion keys init")
+        failure.__cause__ = error
+        return failure
     wrong = fault(found, OTHERS)
     if not wrong:
         return None

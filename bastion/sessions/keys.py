@@ -83,12 +83,16 @@ class KeyTable:
 
     def _refuse_absent(self) -> None:
         """Keep SQLite from making the file, which would be anybody's to read."""
-        if self._database.path is not None and not self._database.path.exists():
+        if self._database.path is None:
+            return
+        try:
+            self._database.path.stat()
+        except OSError as error:
             raise DatabaseFailed(
                 "the sessions' database is not there",
                 "it is made at the first start, and by bastion keys issue, add and import",
-                detail=f"{self._database.path} is not there",
-            )
+                detail=f"{self._database.path}: {error.strerror}",
+            ) from error
 
     async def close(self) -> None:
         """Let go of every connection."""

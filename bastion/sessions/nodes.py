@@ -67,16 +67,23 @@ class NodeWatch:
 def this_process() -> str:
     """Return what tells this process from all others: the machine's start, the pid's namespace, the pid, its start."""
     pid = os.getpid()
-    return f"{_where()} {pid} {_started(pid)}"
+    started = _started(pid)
+    return f"{_where() if started else _nowhere()} {pid} {started or 0}"
 
 
 def is_running(process: str) -> bool | None:
-    """Tell whether a process, named by `this_process`, runs on this machine; None when it was one of elsewhere."""
+    """Tell whether a process, named by `this_process`, runs on this machine.
+
+    None when it is one of elsewhere, or when /proc cannot be read, which says nothing of the process.
+    """
     try:
-        where, pid, started = process.rsplit(" ", 2)
-        return _started(int(pid)) == started if where == _where() else None
+        where, number, started = process.rsplit(" ", 2)
+        pid = int(number)
     except ValueError:
         return None
+    if where != _where() or (started_now := _started(pid)) is None:
+        return None
+    return started_now == started
 
 
 def _where() -> str:
@@ -84,13 +91,22 @@ def _where() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return f"unknown {os.urandom(8).hex()}"
+        return _nowhere()
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in ticks of the machine; nothing when there is none, or only its remains."""
+def _nowhere() -> str:
+    return f"unknown {os.urandom(8).hex()}"
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in ticks of the machine; "" when there is none, or only its remains.
+
+    None when it cannot be read.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
+    except OSError:
+        return None
     return "" if fields[0] in {b"Z", b"X"} else fields[19].decode("ascii")

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import stat
@@ -40,6 +41,7 @@ class Signer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_loaded = False
         self.check()
         try:
             key = load_ssh_private_key(path.read_bytes(), password=None)
@@ -48,9 +50,12 @@ class Signer:
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigurationError(f"the signing key {path} is not an ssh-ed25519 key", _MAKE)
         self._key = key
+        self._is_loaded = True
 
     def check(self) -> None:
         """Look whether the key's file is still as it must be.
+
+        A file that cannot be looked at (EIO, EACCES) is not gone: the key that was loaded goes on signing.
 
         Raises:
             ConfigurationError: it is gone, not ours, or readable by others.
@@ -58,6 +63,8 @@ class Signer:
         try:
             status = self.path.stat()
         except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR} and self._is_loaded:
+                return
             raise ConfigurationError(f"no signing key at {self.path}: {error.strerror}", _MAKE) from error
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise ConfigurationError(

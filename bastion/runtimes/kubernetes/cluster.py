@@ -259,7 +259,7 @@ def _abort(response: aiohttp.ClientResponse) -> None:
 
 def _service_account(configuration: Any) -> str | None:
     config.load_incluster_config(client_configuration=configuration)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         return (_SERVICE_ACCOUNT / "namespace").read_text(encoding="ascii").strip() or None
     return None
 

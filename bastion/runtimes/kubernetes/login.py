@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import math
 import os
@@ -66,9 +67,18 @@ def _files(kubeconfig: Path | None) -> list[Path]:
         return [kubeconfig]
     if named := os.environ.get("KUBECONFIG"):
         files = [Path(name).expanduser() for name in named.split(os.pathsep) if name]
-        return [file for file in files if file.exists()] or files[:1]
+        return [file for file in files if _may_exist(file)] or files[:1]
     home = Path("~/.kube/config").expanduser()
-    return [home] if home.exists() else []
+    return [home] if _may_exist(home) else []
+
+
+def _may_exist(file: Path) -> bool:
+    """Tell whether there is a file; one that cannot be looked at is left to `_read`, which says why."""
+    try:
+        file.stat()
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ENOTDIR}
+    return True
 
 
 def _merge(files: list[Path]) -> dict[str, Any]:
