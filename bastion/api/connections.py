@@ -5,48 +5,87 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bastion.admission import source_of
+from bastion.admission import Startup, StartupTable, source_of
 from bastion.api.callers import Peer
 from bastion.api.limits import BODY_SECONDS
+from bastion.config import MaxStartups
 from bastion.tasks import background
 
-MOST_CONNECTIONS: Final = 128  # of one listener
-MOST_OF_ONE_ADDRESS: Final = 32
+MAX_WAITING: Final = 128  # connections of one listener that owe it a handshake or a request
+MAX_WAITING_PER_SOURCE: Final = 32
+MAX_ANSWERING: Final = 128  # connections of one listener whose requests are being answered
 HEADER_SECONDS: Final = 10.0
 HANDSHAKE_SECONDS: Final = 10.0
 STALLED_SECONDS: Final = 60.0  # how long a client may take nothing of an answer
 _UCRED: Final = struct.Struct("3i")  # process, user and group id: unix(7), SO_PEERCRED
 
 
+class Room:
+    """The connections of one listener: those that it waits for, by source, and those whose requests it answers.
+
+    As before a login by SSH, whoever lets it wait with most connections loses one where there are too many. A unix
+    socket has one source only, its administrators, which may have all of it.
+    """
+
+    def __init__(self, *, is_unix: bool) -> None:
+        limits = MaxStartups(MAX_WAITING, 100, MAX_WAITING)
+        self._waiting = StartupTable(limits, MAX_WAITING if is_unix else MAX_WAITING_PER_SOURCE)
+        self._answering: set[Protocol] = set()
+
+    def wait_for(self, transport: asyncio.Transport, network: str) -> Startup | None:
+        """Take in a connection that owes something; None where it has to go itself, and may later for another."""
+        return self._waiting.admit(network, transport.abort)
+
+    def leave(self, startup: Startup) -> None:
+        """Wait for it no more."""
+        self._waiting.release(startup)
+
+    def answer(self, protocol: "Protocol") -> bool:
+        """Take in a connection whose request has come, unless there are too many."""
+        if len(self._answering) >= MAX_ANSWERING:
+            return False
+        self._answering.add(protocol)
+        return True
+
+    def answered(self, protocol: "Protocol") -> None:
+        """Let go of it."""
+        self._answering.discard(protocol)
+
+
 class Protocol(H11Protocol):
     """One connection of which it is known who is at its other end."""
 
     network = ""
+    startup: Startup | None = None
     _made = False
     _early = b""
     _awaited: object = None
     _late: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, room: Room, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._room = room
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Note who it is, or turn the connection away."""
         super().connection_made(transport)
         self._made = True
         self.network = _network_of(transport)
-        same = sum(isinstance(other, Protocol) and other.network == self.network for other in self.connections)
-        if len(self.connections) > MOST_CONNECTIONS or (self.network and same > MOST_OF_ONE_ADDRESS):
-            transport.abort()
+        if not self._wait():
             return
         self.app_state = {**self.app_state, "peer": _peer(transport), "abort": transport.abort}
         self.data_received(self._early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
+        self._stop_waiting()
+        self._room.answered(self)
         for timer in (self._late, self._stalled):
             if timer is not None:
                 timer.cancel()
@@ -73,11 +112,41 @@ class Protocol(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
 
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._watch_request()
+
+    def _wait(self) -> bool:
+        """Take a place among those that owe something, or close."""
+        self._room.answered(self)
+        if self.startup is None:
+            self.startup = self._room.wait_for(self.transport, self.network)
+        else:
+            self.startup.evict = self.transport.abort
+        if self.startup is None:
+            self.transport.close()
+        return self.startup is not None
+
+    def _stop_waiting(self) -> None:
+        if self.startup is not None:
+            self._room.leave(self.startup)
+            self.startup = None
+
     def _watch_request(self) -> None:
         state = self.conn.their_state
         if state is self._awaited:
             return
         self._awaited = state
+        if state in {h11.IDLE, h11.SEND_BODY}:
+            if not self._wait():
+                return
+        else:
+            self._stop_waiting()
+            if not self._room.answer(self):
+                self.transport.abort()
+                return
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -90,10 +159,10 @@ class Protocol(H11Protocol):
 class Gate(asyncio.Protocol):
     """A connection whose TLS handshake is not over: one of not too many, since each is a descriptor."""
 
-    def __init__(self, tls: ssl.SSLContext, waiting: "set[Gate]", make: Callable[[], Protocol]) -> None:
-        self.network = ""
+    def __init__(self, tls: ssl.SSLContext, waiting: "set[Gate]", room: Room, make: Callable[[], Protocol]) -> None:
         self._tls = tls
         self._waiting = waiting
+        self._room = room
         self._make = make
         self._shaking: asyncio.Task[None] | None = None
 
@@ -101,13 +170,12 @@ class Gate(asyncio.Protocol):
         """Begin the handshake, or turn the connection away."""
         if not isinstance(transport, asyncio.Transport):
             return
-        self.network = _network_of(transport)
-        same = sum(other.network == self.network for other in self._waiting)
-        if len(self._waiting) >= MOST_CONNECTIONS or same >= MOST_OF_ONE_ADDRESS:
-            transport.abort()
+        startup = self._room.wait_for(transport, _network_of(transport))
+        if startup is None:
+            transport.close()
             return
         self._waiting.add(self)
-        self._shaking = background(self._shake(transport), name="api handshake")
+        self._shaking = background(self._shake(transport, startup), name="api handshake")
         self._shaking.add_done_callback(lambda _: self._waiting.discard(self))
 
     def cancel(self) -> None:
@@ -115,16 +183,23 @@ class Gate(asyncio.Protocol):
         if self._shaking is not None:
             self._shaking.cancel()
 
-    async def _shake(self, transport: asyncio.Transport) -> None:
+    async def _shake(self, transport: asyncio.Transport, startup: Startup) -> None:
         protocol = self._make()
+        protocol.startup = startup
         try:
             secret = await asyncio.get_running_loop().start_tls(
                 transport, protocol, self._tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
             )
         except OSError:  # what a stranger sends is nothing to speak of
+            self._room.leave(startup)
             return
+        except asyncio.CancelledError:
+            self._room.leave(startup)
+            raise
         if secret is not None and not secret.is_closing():
             protocol.connection_made(secret)
+        else:
+            self._room.leave(startup)
 
 
 def _peer(transport: asyncio.Transport) -> Peer:

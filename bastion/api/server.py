@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from bastion.api.connections import Gate, Protocol
+from bastion.api.connections import Gate, Protocol, Room
 from bastion.api.listening import tcp_listener, unix_listener
 from bastion.config import ApiSettings
 from bastion.errors import BastionError, ConfigurationError
@@ -34,8 +34,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer on these sockets, and say so."""
-        make: Callable[[], Protocol] = partial(Protocol, self.config, self.server_state, {})
-        factory = make if self._tls is None else partial(Gate, self._tls, self._waiting, make)
+        room = Room(is_unix=any(one.family == socket.AF_UNIX for one in sockets or []))
+        make: Callable[[], Protocol] = partial(Protocol, self.config, self.server_state, {}, room=room)
+        factory = make if self._tls is None else partial(Gate, self._tls, self._waiting, room, make)
         loop = asyncio.get_running_loop()
         self.servers = [await loop.create_server(factory, sock=one, backlog=64) for one in sockets or []]
         self.started = True

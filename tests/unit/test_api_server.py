@@ -13,7 +13,7 @@ import pytest
 import bastion.api.connections
 import bastion.api.limits
 import bastion.api.server
-from bastion.api.connections import MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS
+from bastion.api.connections import MAX_WAITING, MAX_WAITING_PER_SOURCE
 from bastion.api.limits import MOST_BYTES
 from bastion.api.server import serve_api
 from bastion.config import ApiSettings, SshSettings
@@ -94,7 +94,7 @@ async def test_handshakes_that_do_not_come_are_limited_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many connections may wait for their handshake, and not long; then there is room again."""
-    monkeypatch.setattr(bastion.api.connections, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(bastion.api.connections, "MAX_WAITING", 4)
     monkeypatch.setattr(bastion.api.connections, "HANDSHAKE_SECONDS", 3)
     pem, key = certificate(tmp_path)
     async with running(tmp_path, SshSettings(listen=("127.0.0.1:0",))) as inner:
@@ -219,7 +219,7 @@ async def refused(house: ApiHouse, source: str) -> None:
 
 async def test_connections_are_limited_for_each_address(house: ApiHouse) -> None:
     """One address cannot hold all that a listener has: others are served meanwhile, and the unix socket."""
-    held = [await asyncio.open_connection(*house.address) for _ in range(MOST_OF_ONE_ADDRESS)]
+    held = [await asyncio.open_connection(*house.address) for _ in range(MAX_WAITING_PER_SOURCE)]
     await refused(house, "127.0.0.1")
     reader, writer = await asyncio.open_connection(*house.address, local_addr=("127.0.0.2", 0))
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -262,22 +262,64 @@ async def test_answers_that_nobody_takes_do_not_keep_a_connection(
     assert writer.is_closing() or reader.at_eof()
 
 
-async def test_connections_are_limited_on_each_listener(house: ApiHouse) -> None:
-    """What comes after so many is closed at once; the unix socket is served all the same, and the port again later."""
+async def test_E6_idle_connections_keep_nobody_from_the_api(house: ApiHouse) -> None:
+    """With 140 idle connections of five addresses, all that a listener waits for, every request is answered."""
+    token = house.token("sessions:read")
     held = [
-        await asyncio.open_connection(*house.address, local_addr=(f"127.0.0.{2 + number // MOST_OF_ONE_ADDRESS}", 0))
-        for number in range(MOST_CONNECTIONS)
+        await asyncio.open_connection(*house.address, local_addr=(f"127.0.0.{2 + number % 5}", 0))
+        for number in range(140)
     ]
-    await refused(house, "127.0.0.1")
+    for _ in range(8):
+        async with house.client(token) as http:
+            assert (await http.get("/healthz")).status_code == 200
+    async with house.client(token) as http:
+        for _ in range(8):
+            assert (await http.get("/healthz")).status_code == 200
+        answers = await asyncio.gather(*(http.get("/healthz") for _ in range(10)))
+    assert [answer.status_code for answer in answers] == [200] * 10
     async with house.admin() as http:
         assert (await http.get("/healthz")).status_code == 200
     for _, other in held:
         other.close()
-    async with house.client() as http, asyncio.timeout(20):
-        while True:
-            try:
-                assert (await http.get("/healthz")).status_code == 401
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
-            else:
-                break
+
+
+async def test_E6_handshakes_that_do_not_come_keep_nobody_from_the_api(tmp_path: Path) -> None:
+    """The same by TLS: 140 connections whose handshake does not come."""
+    pem, key = certificate(tmp_path)
+    async with running(tmp_path, SshSettings(listen=("127.0.0.1:0",))) as inner:
+        made = ApiHouse(inner, tmp_path)
+        settings = ApiSettings(listen=("127.0.0.1:0",), certificate=pem, private_key=key)
+        async with serve_api(made.api, settings) as addresses:
+            held = [
+                await asyncio.open_connection(*addresses[0], local_addr=(f"127.0.0.{2 + number % 5}", 0))
+                for number in range(140)
+            ]
+            for _ in range(8):
+                assert await shown(addresses[0]) == pem.read_text()
+            for _, other in held:
+                other.close()
+
+
+async def test_waiting_connections_of_a_listener_are_bounded(house: ApiHouse) -> None:
+    """However many addresses they come from, no more than so many are held, the oldest of the largest going first."""
+    held = [
+        await asyncio.open_connection(*house.address, local_addr=(f"127.0.1.{1 + number}", 0))
+        for number in range(MAX_WAITING + 40)
+    ]
+    async with asyncio.timeout(20):
+        while sum(reader.at_eof() or reader.exception() is not None for reader, _ in held) < 40:
+            await asyncio.sleep(0.05)
+    assert sum(reader.at_eof() or reader.exception() is not None for reader, _ in held) == 40
+    for _, other in held:
+        other.close()
+
+
+async def test_place_of_a_request_is_given_back(house: ApiHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, on one connection and on many, more are answered than there are places at a time."""
+    monkeypatch.setattr(bastion.api.connections, "MAX_ANSWERING", 1)
+    async with house.client() as http:
+        for _ in range(5):
+            assert (await http.get("/healthz")).status_code == 401
+    for _ in range(5):
+        async with house.client() as http:
+            assert (await http.get("/healthz")).status_code == 401
