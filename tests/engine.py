@@ -48,8 +48,10 @@ class Engine:
         """The engine's address, as in $DOCKER_HOST."""
         return f"unix://{self._run}/docker.sock"
 
-    def start_engine(self, *, bridge: bool = False) -> None:
+    def start_engine(self, *, bridge: bool = False, live_restore: bool = False) -> None:
         """Start dockerd and wait until it answers; with `bridge` its containers can have a network.
+
+        With `live_restore` they live on while it is restarted.
 
         Raises:
             EngineUnavailable: it is not installed, not allowed here, or did not come up.
@@ -70,6 +72,7 @@ class Engine:
         ]
         command += ["-p", f"{self._run}/docker.pid", "--config-file", f"{self._run}/none.json"]
         command += [] if bridge else ["--bridge", "none", "--iptables=false"]
+        command += ["--live-restore"] if live_restore else []
         (self._run / "none.json").write_text("{}")
         with (self._run / "dockerd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -140,6 +143,13 @@ class Engine:
             self._process.wait()
         _end_processes_of(self._run)
         (self._run / "exec/containerd/containerd.pid").unlink(missing_ok=True)  # a zombie of that pid would count as it
+
+    def kill_daemon(self) -> None:
+        """End dockerd alone, as a crash of it or an upgrade does; its containers run on where it was told so."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        (self._run / "exec/containerd/containerd.pid").unlink(missing_ok=True)  # as in kill()
 
     def stop_engine(self) -> None:
         """Stop dockerd; its containers stop with it."""

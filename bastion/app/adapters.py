@@ -70,7 +70,12 @@ def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
     toolboxes = {entry.name: entry.toolbox for entry in stacks if entry.toolbox}
     if not engine.startswith(KUBERNETES):
         archives = frozenset(entry.name for entry in stacks if entry.archive)
-        return {"host": engine, "toolboxes": toolboxes, "archives": archives}
+        return {
+            "host": engine,
+            "toolboxes": toolboxes,
+            "archives": archives,
+            "pause_timeout": settings.docker.pause_timeout,
+        }
     return {
         "kubeconfig": settings.kubernetes.kubeconfig if settings.kubernetes else None,
         "context": engine.removeprefix(KUBERNETES) or None,

@@ -108,6 +108,7 @@ class DockerSettings(Section):
     """The Docker Engine: unix:///PATH or tcp://HOST:PORT."""
 
     host: str = "unix:///var/run/docker.sock"
+    pause_timeout: Seconds = Field(default=10, description="how long sessions wait for the unpause of their container")
 
 
 class KubernetesSettings(Section):

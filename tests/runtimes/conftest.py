@@ -111,7 +111,7 @@ async def in_cluster(cluster: Cluster, name: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def docker(engine: Engine) -> AsyncIterator[DockerRuntime]:
-    """Give a Docker runtime on the tests' own engine."""
-    runtime = DockerRuntime(engine.host)
+    """Give a Docker runtime on the tests' own engine, whose sessions wait for a second in a pause."""
+    runtime = DockerRuntime(engine.host, pause_timeout=1)
     yield runtime
     await runtime.close()

@@ -13,19 +13,29 @@ from bastion.errors import (
     ConfigurationError,
     ConnectionLost,
     ContainerEnded,
+    ContainerPaused,
     NoShell,
     NoSuchTarget,
+    OtherEngine,
+    ProcessesLeft,
     RuntimeFailed,
     RuntimeUnreachable,
 )
 from bastion.model import STDIN, Data, Signal, Target, Terminal
 from bastion.runtimes.docker import DockerRuntime
 from bastion.runtimes.docker import targets as docker_targets
+from bastion.runtimes.duties import Duty
 from tests.conftest import CACHE
 from tests.engine import Engine
 from tests.runtimes.world import World, read_until, request
 
 pytestmark = pytest.mark.docker
+
+
+def duty_in(engine: Engine, target: Target) -> Duty:
+    """Return a duty to end what a session of a new uid left in a container."""
+    identity = engine.docker("info", "--format", "{{.ID}}")
+    return Duty(request().uid, target.runtime, identity, target.container_id, target.container_name, "sh")
 
 
 @pytest.fixture
@@ -134,6 +144,59 @@ async def test_container_ends(
     assert container in ended.value.public
     assert re.search(words, ended.value.public)
     assert ended.value.hint
+
+
+async def test_a_pause_that_ends_in_time_ends_no_session(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """`docker commit`, and a pause after which the user is told that it is waited for, end no session."""
+    patient = DockerRuntime(engine.host, pause_timeout=60)
+    try:
+        target = await only(patient, "mystack", container)
+        async with patient.exec(target, request("while read line; do echo got $line; done")) as program:
+            await asyncio.to_thread(engine.docker, "commit", container, "bastion-test/committed")
+            await program.send(Data(STDIN, b"one\n"))
+            await read_until(program, b"got one")
+            engine.docker("pause", container)
+            await read_until(program, b"bastion: hint: the container victim is paused; waiting up to 60 s\n")
+            engine.docker("unpause", container)
+            await program.send(Data(STDIN, b"two\n"))
+            await read_until(program, b"got two")
+    finally:
+        await patient.close()
+        engine.docker("rmi", "-f", "bastion-test/committed")
+
+
+async def test_reap_says_what_became_of_the_container(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """A paused container is none that is gone, nor is one of another engine; one that ended or was removed is."""
+    target = await only(docker, "mystack", container)
+    duty = duty_in(engine, target)
+    engine.docker("pause", container)
+    with pytest.raises(ContainerPaused):
+        await docker.reap(duty)
+    engine.docker("unpause", container)
+    assert await docker.reap(duty) == "ended"
+    engine.docker("kill", container)
+    assert await docker.reap(duty) == "gone"
+    engine.remove(container)
+    with pytest.raises(OtherEngine):
+        await docker.reap(dataclasses.replace(duty, engine="another"))
+    assert await docker.reap(duty) == "gone"
+
+
+async def test_reap_is_not_fooled(engine: Engine, docker: DockerRuntime, container: str) -> None:
+    """A script of ours that is itself killed, or whose shell is gone, has not ended anything."""
+    target = await only(docker, "mystack", container)
+    duty = duty_in(engine, target)
+    leave = f"(BASTION_SESSION={duty.uid} setsid sleep 7503 >/dev/null 2>&1 </dev/null &); sleep 0.2"
+    world = World(docker, target, lambda script: engine.docker("exec", container, "sh", "-c", script))
+    await world.command(leave)
+    with pytest.raises(ProcessesLeft):
+        await docker.reap(dataclasses.replace(duty, shell="/no/such/shell"))  # noqa: S604 - no subprocess's
+    engine.docker("exec", container, "sh", "-c", "printf '#!/bin/true\\n' >/dead; chmod +x /dead")
+    with pytest.raises(ProcessesLeft):
+        await docker.reap(dataclasses.replace(duty, shell="/dead"))  # noqa: S604 - as above
+    assert await world.left("7503")
+    assert await docker.reap(duty) == "ended"
+    assert await world.left("7503") == []
 
 
 async def test_gone_and_paused_before(engine: Engine, docker: DockerRuntime, container: str) -> None:

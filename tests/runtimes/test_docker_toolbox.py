@@ -32,7 +32,7 @@ def bare(engine: Engine) -> Iterator[str]:
 @pytest.fixture
 async def runtime(engine: Engine) -> AsyncIterator[DockerRuntime]:
     """Give a runtime whose stack has a toolbox; at its end no toolbox is left."""
-    made = DockerRuntime(engine.host, toolboxes={STACK: engine.image_busybox})
+    made = DockerRuntime(engine.host, toolboxes={STACK: engine.image_busybox}, pause_timeout=1)
     yield made
     await made.close()
     assert toolboxes(engine) == []

@@ -71,8 +71,8 @@ class MemoryRuntime:
                 await process.wait()
 
     async def reap(self, duty: Duty) -> Reaped:
-        await self.ping()
         self.reaped.append(duty)
+        await self.ping()
         if self.paused:
             raise ContainerPaused("the container is paused")
         return "ended" if duty.container_id in {target.container_id for target in self.containers} else "gone"

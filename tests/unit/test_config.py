@@ -64,6 +64,7 @@ OTHER: dict[str, Any] = {
     "api.certificate": "/etc/bastion/api.pem",
     "api.private_key": "/etc/bastion/api.key",
     "docker.host": "tcp://127.0.0.1:2375",
+    "docker.pause_timeout": "3s",
     "kubernetes.kubeconfig": "/etc/bastion/kubeconfig",
     "kubernetes.context": "production",
     "log.format": "console",

@@ -13,6 +13,7 @@ from bastion.runtimes.dialling import ExecConnection, by_exec
 from bastion.runtimes.docker import targets
 from bastion.runtimes.docker.archive import Archives, DockerArchive
 from bastion.runtimes.docker.engine import Engine
+from bastion.runtimes.docker.exec import PAUSE_SECONDS
 from bastion.runtimes.docker.programs import Programs
 from bastion.runtimes.docker.toolbox import Toolboxes, missing
 from bastion.runtimes.docker.watch import Watch
@@ -26,7 +27,8 @@ class DockerRuntime:
     """A Docker Engine, 20.10 or later, at unix:///PATH or tcp://HOST:PORT.
 
     `toolboxes` are the stacks' images for containers without a shell, kept for `toolbox_idle` seconds without sessions;
-    `archives` are the stacks whose files may be had by the engine's archive API; `duties` records what is to be ended.
+    `archives` are the stacks whose files may be had by the engine's archive API; `duties` records what is to be ended;
+    sessions of a container that is paused end after `pause_timeout` seconds.
 
     Raises:
         ConfigurationError: the address is of another kind.
@@ -40,6 +42,7 @@ class DockerRuntime:
         toolboxes: Mapping[str, str] = _NONE,
         toolbox_idle: float = _IDLE,
         archives: Collection[str] = (),
+        pause_timeout: float = PAUSE_SECONDS,
         duties: DutyRecord | None = None,
     ) -> None:
         self.name = name
@@ -50,7 +53,15 @@ class DockerRuntime:
         self._engine = Engine(host)
         self._watch = Watch(self._engine.endpoint, self._running, duties.retry_now)
         self._toolboxes = Toolboxes(self._engine, toolbox_idle)
-        self._programs = Programs(self._engine, self._watch, self._toolboxes, self._images, runtime=name, duties=duties)
+        self._programs = Programs(
+            self._engine,
+            self._watch,
+            self._toolboxes,
+            self._images,
+            runtime=name,
+            duties=duties,
+            pause_seconds=pause_timeout,
+        )
         self._looked = False
 
     async def services(self) -> list[tuple[str, str]]:

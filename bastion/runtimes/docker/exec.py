@@ -14,8 +14,8 @@ from bastion.runtimes.shell import SIGNALS
 from bastion.tasks import background
 
 PAUSED: Final = "is paused"
-PAUSE_LIMIT: Final = 10.0  # seconds that a session waits for its container's unpause; `docker commit` takes about one
-PAUSE_NOTICE: Final = 2.0  # seconds of a pause before the user is told
+PAUSE_SECONDS: Final = 10.0  # that a session waits for its container's unpause; `docker commit` pauses for about one
+PAUSE_NOTICE_SECONDS: Final = 2.0  # of a pause before the user is told
 GRACE: Final = 0.4  # seconds in which a container's last output may still come, and a better reason for its end
 
 _NEVER_RAN: Final = (b"OCI runtime exec failed", b"unable to find user", b"no matching entries in passwd file")
@@ -62,9 +62,20 @@ class Inspected:
 
 
 class DockerExec:
-    """A program running in a container of a Docker Engine; `notes` are lines that the user is told first."""
+    """A program running in a container of a Docker Engine; `notes` are lines that the user is told first.
 
-    def __init__(self, target: Target, calls: Calls, *, tty: bool, notes: Sequence[str] = ()) -> None:
+    `pause_seconds` is how long it waits for the unpause of its container.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        calls: Calls,
+        *,
+        tty: bool,
+        notes: Sequence[str] = (),
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
         self.stream = ExecStream(tty=tty, stalled=self._stalled)
         self.container_ended = False
         self._target = target
@@ -75,6 +86,7 @@ class DockerExec:
         self._reason: str | None = None
         self._result: asyncio.Future[Exit] | None = None
         self._stall_check: asyncio.Task[None] | None = None
+        self._pause_seconds = pause_seconds
         self._pause: asyncio.Task[None] | None = None
         self._unpaused = asyncio.Event()
 
@@ -234,12 +246,13 @@ class DockerExec:
 
     async def _outlast_pause(self) -> None:
         """Wait for the unpause, tell the user when that takes long, and end the session when it takes too long."""
-        if await self._is_unpaused_within(PAUSE_NOTICE):
+        notice = min(PAUSE_NOTICE_SECONDS, self._pause_seconds / 2)
+        if await self._is_unpaused_within(notice):
             return
         ending = "\r\n" if self._tty else "\n"
         container = f"the container {self._target.container_name}"
-        self.stream.insert(f"bastion: hint: {container} is paused; waiting up to {PAUSE_LIMIT:.0f} s{ending}")
-        if await self._is_unpaused_within(PAUSE_LIMIT - PAUSE_NOTICE):
+        self.stream.insert(f"bastion: hint: {container} is paused; waiting up to {self._pause_seconds:.0f} s{ending}")
+        if await self._is_unpaused_within(self._pause_seconds - notice):
             return
         try:
             word = await self._calls.container()  # an unpause is missed where the stream of events has a gap

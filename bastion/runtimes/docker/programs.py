@@ -43,7 +43,7 @@ class _Entrance(NamedTuple):
 class Programs:
     """What runs in the containers of one engine for sessions; `images` has the toolbox image of each stack with one.
 
-    `runtime` is the engine's name in the configuration.
+    `runtime` is the engine's name in the configuration; `pause_seconds` is how long sessions wait for an unpause.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class Programs:
         *,
         runtime: str,
         duties: DutyRecord,
+        pause_seconds: float,
     ) -> None:
+        self._pause_seconds = pause_seconds
         self._runtime = runtime
         self._duties = duties
         self._engine = engine
@@ -86,7 +88,7 @@ class Programs:
                 entrance.container_id, arguments, user=entrance.user, tty=tty, variables=variables
             )
             calls = self._calls(target, entrance, request, exec_id)
-            running = DockerExec(target, calls, tty=tty, notes=entrance.notes)
+            running = DockerExec(target, calls, tty=tty, notes=entrance.notes, pause_seconds=self._pause_seconds)
             may_run = False
             async with (
                 self._watch.on(target.container_id, running.told, running.resumed),
