@@ -74,6 +74,7 @@ def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
             "host": engine,
             "toolboxes": toolboxes,
             "archives": archives,
+            "hosts": _docker_hosts(settings),
             "pause_timeout": settings.docker.pause_timeout,
         }
     return {
@@ -82,3 +83,8 @@ def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
         "namespaces": {entry.name: entry.namespace or entry.name for entry in stacks},
         "toolboxes": toolboxes,
     }
+
+
+def _docker_hosts(settings: Settings) -> tuple[str, ...]:
+    """Return the addresses of all Docker Engines: a container that mounts the socket of any of them opens that one."""
+    return tuple(sorted({settings.docker.host, *(entry.host for entry in settings.stacks if entry.host is not None)}))

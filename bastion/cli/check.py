@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bastion.cli.options import ConfigOption, JsonOption
-from bastion.cli.output import show_error, write_json, write_table
+from bastion.cli.output import show_error, show_warning, write_json, write_table
 from bastion.errors import BastionError, ConfigurationError, DatabaseFailed
 
 if TYPE_CHECKING:
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from bastion.keyring import Keyring
     from bastion.runtimes import Runtime
 
+_PATTERN_HINT = (
+    'write its arguments out, or run a script without options: docs/configuration.md, "Patterns of commands"'
+)
 _SPACE_WANTED = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One part of the bastion: what was found there, and when something is wrong, a hint that mends it."""
+    """One part of the bastion: what was found there, and when something is wrong, a hint that mends it.
+
+    What is right and has a hint all the same is a warning.
+    """
 
     part: str
     right: bool
@@ -55,10 +61,11 @@ def check(
     if as_json:
         write_json({"right": all(one.right for one in findings), "findings": [asdict(one) for one in findings]})
     else:
-        write_table(("PART", "FOUND"), [(one.part, one.words) for one in findings if one.right])
+        write_table(("PART", "FOUND"), [(one.part, one.words) for one in findings if one.right and not one.hint])
         for one in findings:
-            if not one.right:
-                show_error(f"{one.part}: {one.words}", one.hint)
+            if one.hint or not one.right:
+                show = show_warning if one.right else show_error
+                show(f"{one.part}: {one.words}", one.hint)
     if not all(one.right for one in findings):
         raise typer.Exit(1)
 
@@ -96,6 +103,7 @@ def _wrong(part: str, error: BastionError) -> Finding:
 
 
 def _look_at_grants(settings: "Settings") -> Iterator[Finding]:
+    from bastion.cli.pattern_risks import risks
     from bastion.policy import NOT_SERVED
 
     if settings.grants:
@@ -106,6 +114,10 @@ def _look_at_grants(settings: "Settings") -> Iterator[Finding]:
             if idle := sorted(NOT_SERVED.intersection(grant.allow)):
                 words = f"grants[{number}] allows {', '.join(idle)}: that is not served yet"
                 yield Finding("grants", right=True, words=words)
+            for pattern in grant.command:
+                for risk in risks(pattern):
+                    words = f'grants[{number}] allows the command "{pattern}": {risk}'
+                    yield Finding("grants", right=True, words=words, hint=_PATTERN_HINT)
     else:
         yield Finding(
             "grants", right=False, words="there are none, so nobody may enter anything", hint="add [[grants]]"

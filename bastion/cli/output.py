@@ -18,6 +18,13 @@ def show_error(words: str, hint: str = "") -> None:
         sys.stderr.write(f"bastion: hint: {escape(hint)}\n")
 
 
+def show_warning(words: str, hint: str = "") -> None:
+    """Say on standard error what may go wrong, and on the next line what to do."""
+    say(f"warning: {words}")
+    if hint:
+        say(f"hint: {hint}")
+
+
 def say(words: str) -> None:
     """Say one line on standard error."""
     from bastion.log import escape

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,8 @@ from bastion.errors import (
 )
 from bastion.model import STDIN, Data, Signal, Target, Terminal
 from bastion.runtimes.docker import DockerRuntime
-from bastion.runtimes.docker import targets as docker_targets
+from bastion.runtimes.docker.engine import Engine as AskedEngine
+from bastion.runtimes.docker.hazards import Hazards
 from bastion.runtimes.duties import Duty
 from tests.conftest import CACHE
 from tests.engine import Engine
@@ -94,16 +94,35 @@ async def test_replicas_and_details(engine: Engine, docker: DockerRuntime) -> No
         (("--pid", "host"), "shares the host's pid namespace"),
         (("-v", "/run/docker.sock:/x"), "mounts the Docker socket"),
         (("-v", "/run:/host:ro"), "mounts the Docker socket"),
+        (("-v", "{run}:/x"), "mounts the Docker socket"),
+        (("-v", "{above}:/x"), "mounts the Docker socket"),
+        (("-v", "{link}:/x"), "mounts the Docker socket"),
+        (("-v", "{run}/docker.sock:/x"), "mounts the Docker socket"),
+        (("--mount", "type=bind,src={run},dst=/x"), "mounts the Docker socket"),
+        (("-v", "hazard-bound:/x"), "mounts the Docker socket"),
+        (("-v", "hazard-linked:/x"), "mounts the Docker socket"),
+        (("-v", "/x", "-v", "hazard-plain:/y", "-v", "{run}/exec:/z", "--tmpfs", "/t"), None),
     ],
+    ids=str,
 )
-async def test_hazards(engine: Engine, arguments: tuple[str, ...], hazard: str) -> None:
-    """A container that would be a way into its host says so, as the engine describes it."""
-    engine.docker("create", "--name", "hazard", "--network", "none", *arguments, engine.image_scratch)
+async def test_E11_hazards(engine: Engine, tmp_path: Path, arguments: tuple[str, ...], hazard: str | None) -> None:
+    """A container that would be a way into its host says so, as the engine describes it and its volumes."""
+    run = Path(engine.host.removeprefix("unix://")).parent
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    for name, device in {"hazard-bound": run, "hazard-linked": link}.items():
+        options = ("type=none", "o=bind", f"device={device}")
+        engine.docker("volume", "create", *(word for option in options for word in ("--opt", option)), name)
+    words = [argument.format(run=run, above=run.parent, link=link) for argument in arguments]
+    engine.docker("create", "--name", "hazard", "--network", "none", *words, engine.image_scratch)
+    asked = AskedEngine(engine.host)
     try:
-        (details,) = json.loads(engine.docker("inspect", "hazard"))
-        assert docker_targets.hazards(details) == (hazard,)
+        details = await asked.ask("inspect_container", "hazard")
+        assert await Hazards(asked, [engine.host]).of(details) == ((hazard,) if hazard else ())
     finally:
+        asked.close()
         engine.remove("hazard")
+        engine.docker("volume", "rm", "-f", "hazard-bound", "hazard-linked", "hazard-plain")
 
 
 @pytest.mark.parametrize("terminal", [None, Terminal("xterm", 80, 24)], ids=["pipes", "terminal"])

@@ -186,6 +186,19 @@ def test_check_names_everything_that_is_wrong_in_one_pass(cli: Cli) -> None:
     assert [one["part"] for one in found["findings"] if not one["right"]] == parts
 
 
+def test_check_warns_of_patterns_that_give_more_than_they_seem_to(home: Cli) -> None:
+    """A pattern over a program that starts others is a warning with a hint, and no finding that is wrong."""
+    config = home.folder / "bastion.toml"
+    text = '[[grants]]\nusers = ["bob"]\nstacks = ["s"]\nallow = ["exec"]\ncommand = ["tar *", "uptime"]\n'
+    config.write_text(config.read_text() + text)
+    lines = home("check", status=1).stderr.splitlines()
+    (at,) = [place for place, line in enumerate(lines) if line.startswith("bastion: warning: ")]
+    words = 'allows the command "tar *": the caller chooses arguments of tar, which starts other programs'
+    assert lines[at].startswith("bastion: warning: grants: grants[")
+    assert lines[at].endswith(words)
+    assert lines[at + 1].startswith("bastion: hint: write its arguments out")
+
+
 async def test_check_names_what_keeps_sessions_from_working() -> None:
     """An engine that answers is fine; each right that it lacks is an error of its own, with its hint."""
     runtime = MemoryRuntime([])

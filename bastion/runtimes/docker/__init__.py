@@ -14,6 +14,7 @@ from bastion.runtimes.docker import targets
 from bastion.runtimes.docker.archive import Archives, DockerArchive
 from bastion.runtimes.docker.engine import Engine
 from bastion.runtimes.docker.exec import PAUSE_SECONDS
+from bastion.runtimes.docker.hazards import Hazards
 from bastion.runtimes.docker.programs import Programs
 from bastion.runtimes.docker.toolbox import Toolboxes, missing
 from bastion.runtimes.docker.watch import Watch
@@ -28,7 +29,8 @@ class DockerRuntime:
 
     `toolboxes` are the stacks' images for containers without a shell, kept for `toolbox_idle` seconds without sessions;
     `archives` are the stacks whose files may be had by the engine's archive API; `duties` records what is to be ended;
-    sessions of a container that is paused end after `pause_timeout` seconds.
+    sessions of a container that is paused end after `pause_timeout` seconds;
+    `hosts` are the addresses of all the engines that are configured, whose sockets no container may mount unasked.
 
     Raises:
         ConfigurationError: the address is of another kind.
@@ -43,6 +45,7 @@ class DockerRuntime:
         toolbox_idle: float = _IDLE,
         archives: Collection[str] = (),
         pause_timeout: float = PAUSE_SECONDS,
+        hosts: Collection[str] = (),
         duties: DutyRecord | None = None,
     ) -> None:
         self.name = name
@@ -51,6 +54,7 @@ class DockerRuntime:
         self._archives: Archives | None = None
         self._images = dict(toolboxes)
         self._engine = Engine(host)
+        self._hazards = Hazards(self._engine, (host, *hosts))
         self._watch = Watch(self._engine.endpoint, self._running, duties.retry_now)
         self._toolboxes = Toolboxes(self._engine, toolbox_idle)
         self._programs = Programs(
@@ -78,18 +82,8 @@ class DockerRuntime:
         if not candidates:
             await self._refuse_stopped(stack, service)
         chosen = [entry for entry in candidates if container in (None, entry.container_name)]
-        details = await asyncio.gather(
-            *(self._engine.ask("inspect_container", entry.container_id) for entry in chosen),
-            return_exceptions=True,
-        )
-        found = []
-        for entry, answer in zip(chosen, details, strict=True):
-            if isinstance(answer, ContainerEnded):
-                continue
-            if isinstance(answer, BaseException):
-                raise answer
-            found.append(targets.target(self.name, entry, answer))
-        return sorted(found, key=lambda target: target.container_name)
+        found = await asyncio.gather(*map(self._target, chosen))
+        return sorted(filter(None, found), key=lambda target: target.container_name)
 
     def exec(self, target: Target, request: Request) -> AbstractAsyncContextManager[Exec]:
         """Run the request's shell or command; see the port."""
@@ -136,6 +130,14 @@ class DockerRuntime:
         if self._archives is not None:
             await self._archives.close()
         self._engine.close()
+
+    async def _target(self, entry: targets.Place) -> Target | None:
+        """Return the target of a container of the engine's list; None when it has ended since."""
+        try:
+            details = await self._engine.ask("inspect_container", entry.container_id)
+        except ContainerEnded:
+            return None
+        return targets.target(self.name, entry, details, await self._hazards.of(details))
 
     async def _list(self) -> list[targets.Place]:
         """List what runs; what has names outside the grammar is left out."""

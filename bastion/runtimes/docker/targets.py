@@ -1,4 +1,4 @@
-"""Read what the engine says of a container: which service of which stack it is, and what makes it unsafe to enter."""
+"""Read what the engine says of a container: which service of which stack it is."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,6 @@ from typing import Any, Final, NamedTuple
 
 from bastion.grammar import NAME_PART
 from bastion.model import Target
-from bastion.runtimes.host_paths import opens_engine
 
 _NAME: Final = re.compile(NAME_PART)
 _SWARM_SERVICE: Final = "com.docker.swarm.service.name"
@@ -116,8 +115,8 @@ def _stack_and_service(labels: Mapping[str, str] | None, name: str) -> tuple[str
     return (stack, service) if _NAME.fullmatch(stack) and _NAME.fullmatch(service) else None
 
 
-def target(runtime: str, where: Place, details: Mapping[str, Any]) -> Target:
-    """Make the target of one container from the engine's full description of it."""
+def target(runtime: str, where: Place, details: Mapping[str, Any], hazards: tuple[str, ...]) -> Target:
+    """Make the target of one container from the engine's full description of it, and what speaks against entering."""
     return Target(
         runtime=runtime,
         stack=where.stack,
@@ -126,7 +125,7 @@ def target(runtime: str, where: Place, details: Mapping[str, Any]) -> Target:
         container_name=where.container_name,
         image=str((details.get("Config") or {}).get("Image", "")),
         image_digest=str(details.get("Image", "")),
-        hazards=hazards(details),
+        hazards=hazards,
         containers=(where.container_name,),
         created=where.created,
         number=None if where.is_one_off else where.number,
@@ -140,18 +139,3 @@ def _preference(state: Mapping[str, Any]) -> int:
         return _PAUSED_PREFERENCE
     health = (state.get("Health") or {}).get("Status")
     return _HEALTH_PREFERENCE.get(str(health), 0)
-
-
-def hazards(details: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say why entering the container would be entering its host."""
-    host = details.get("HostConfig") or {}
-    found = []
-    if host.get("Privileged"):
-        found.append("is privileged")
-    if host.get("PidMode") == "host":
-        found.append("shares the host's pid namespace")
-    sources = [str(mount.get("Source", "")) for mount in details.get("Mounts") or []]
-    sources += [str(bind).split(":", 1)[0] for bind in host.get("Binds") or []]
-    if any(opens_engine(source) for source in sources):
-        found.append("mounts the Docker socket")
-    return tuple(found)

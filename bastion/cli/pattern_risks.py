@@ -1,0 +1,33 @@
+"""Say which of a grant's command patterns give the caller more than they seem to."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from bastion.cli.risky_programs import RISKS
+from bastion.command_patterns import PLAIN, RESERVED, WILDCARDS
+
+_VERSION: Final = "0123456789.-"
+
+
+def risks(pattern: str) -> Iterator[str]:
+    """Give a sentence for each program in the pattern over which a wildcard gives the caller a say."""
+    for program, words in _programs(pattern):
+        name = program.rpartition("/")[2]
+        risk = RISKS.get(name) or RISKS.get(name.rstrip(_VERSION))
+        if WILDCARDS & set(program):
+            yield "the caller chooses the program"
+        elif risk is not None and any(WILDCARDS & set(word) for word in words):
+            yield f"the caller chooses arguments of {name}, which {risk}"
+
+
+def _programs(pattern: str) -> Iterator[tuple[str, list[str]]]:
+    """Give each program that a pattern runs, with the words behind it."""
+    words = pattern.split(" ")
+    is_next = True
+    for place, word in enumerate(words):
+        is_operator = not set(word) <= PLAIN | WILDCARDS
+        if is_next and word and not is_operator and word not in RESERVED and "=" not in word:
+            yield word, words[place + 1 :]
+            is_next = False
+        elif "=" not in word:
+            is_next = is_operator or word in RESERVED
