@@ -90,6 +90,17 @@ class Transcripts:
         self._log_unsealed(unsealed)
         self._ticking = background(self._tick(), name="transcripts tick", essential=True)
 
+    def check(self) -> None:
+        """Tell whether sessions can be recorded, as far as is known without trying.
+
+        Raises:
+            RecordingFailed: they cannot, until a restart.
+        """
+        if self.ledger.failure is not None:
+            raise self.ledger.failure
+        if (failed := self._checkpoints.failed) is not None:
+            raise RecordingFailed("the transcript volume failed and is not trusted any more", ASK, detail=str(failed))
+
     async def close(self) -> None:
         """Wait for the sessions that are being finalised, and stop."""
         if self._leaving:
@@ -159,8 +170,7 @@ class Transcripts:
     async def _begin(
         self, session: Session, request: Request, target: Target, on_failure: Callable[[BastionError], None]
     ) -> Recorder:
-        if (failed := self._checkpoints.failed) is not None:
-            raise RecordingFailed("the transcript volume failed and is not trusted any more", ASK, detail=str(failed))
+        self.check()
         if UID.fullmatch(session.uid) is None:
             raise RecordingFailed("the session has no usable uid", ASK)
         lines = Lines(self._input, self._stream_limit, tty=request.terminal is not None)

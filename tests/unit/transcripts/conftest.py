@@ -19,7 +19,12 @@ def opener(place: Place) -> Opener:
     """Return what makes a `Transcripts` of the place."""
 
     def make(**options: object) -> Transcripts:
-        settings: dict[str, object] = {"node": "n1", "recipients": place.recipients()} | options
-        return Transcripts(place.directory, signing_key=place.signing_key, **settings)  # type: ignore[arg-type] # any option a test likes
+        settings: dict[str, object] = {
+            "directory": place.directory,
+            "signing_key": place.signing_key,
+            "node": "n1",
+            "recipients": place.recipients(),
+        }
+        return Transcripts(**settings | options)  # type: ignore[arg-type] # any option a test likes
 
     return make

@@ -1,5 +1,6 @@
 """What the transcripts' tests share: a session, a place with an auditor and a signing key, and its reading."""
 
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -119,6 +120,13 @@ def make_place(root: Path) -> Place:
 
 
 Opener = Callable[..., Transcripts]
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 def fail_loudly(error: Exception) -> None:
