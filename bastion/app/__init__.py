@@ -129,7 +129,7 @@ async def serve(
             transcripts,
             metrics,
             actions=Actions(),
-            ready=partial(_ping, adapters, sessions),
+            ready=partial(_ping, adapters, sessions, transcripts),
             ssh_addresses=lambda: addresses,
         )
         api = create_api(parts, Tokens(keyring.home, keyring.now))
@@ -190,7 +190,8 @@ async def _close(adapters: Mapping[str, Runtime]) -> None:
         await adapter.close()
 
 
-async def _ping(adapters: Mapping[str, Runtime], sessions: Sessions) -> None:
+async def _ping(adapters: Mapping[str, Runtime], sessions: Sessions, transcripts: Transcripts) -> None:
+    transcripts.check()
     await sessions.ping()
     for adapter in adapters.values():
         await adapter.ping()

@@ -162,8 +162,15 @@ def _look_at_recipients(settings: "Settings", keyring: "Keyring") -> Iterator[Fi
 
 
 def _look_at_transcripts(folder: Path) -> Iterator[Finding]:
+    from bastion.transcripts.folders import check_folders
+
     if found := _folder_fault("transcripts", folder):
         yield found
+        return
+    try:
+        check_folders(folder)
+    except ConfigurationError as error:
+        yield _wrong("transcripts", error)
         return
     space = os.statvfs(_nearest(folder))
     free = space.f_bavail * space.f_frsize

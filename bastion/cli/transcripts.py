@@ -13,6 +13,7 @@ import typer
 from bastion.cli.files import new_private_file
 from bastion.cli.options import ConfigOption, JsonOption, OutputOption, read_settings
 from bastion.cli.output import show_error, write_fields, write_json, write_table
+from bastion.cli.provenance import judge, judged
 from bastion.errors import TranscriptError
 
 if TYPE_CHECKING:
@@ -60,13 +61,16 @@ def show(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one transcript: its files, its lines in the ledger, and for an auditor its session."""
+    """Show one transcript: its files, what is proven of it, its lines in the ledger, and for an auditor its session."""
     from bastion.transcripts import lines
 
-    folder = read_settings(config).audit.directory
+    settings = read_settings(config)
+    folder = settings.audit.directory
     found = _find(folder, uid)
     events = [entry for entry in _ledger(folder) if entry.get("uid") == found.uid]
     facts: dict[str, Any] = asdict(found)
+    if (finding := judge(settings, found)) is not None:
+        facts |= {"verdict": finding.verdict, "reason": finding.words, "proven": finding.proven}
     if identity is not None:
         header = next(lines(folder, found.uid, identity), "")
         facts["header"] = _header(header)
@@ -89,13 +93,15 @@ def play(
     """Play a session on this terminal, without the escape sequences that answer back, reach outside or hurt."""
     from bastion import transcripts
 
-    folder = read_settings(config).audit.directory
-    rows = transcripts.lines(folder, _find(folder, uid).uid, identity)
+    settings = read_settings(config)
+    transcript = _find(settings.audit.directory, uid)
+    rows = transcripts.lines(settings.audit.directory, transcript.uid, identity)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a replaced stdout has no such method
-    try:
-        transcripts.play(rows, sys.stdout, speed)
-    finally:
-        sys.stdout.write("\n" if sys.stdout.isatty() else "")
+    with judged(settings, transcript):
+        try:
+            transcripts.play(rows, sys.stdout, speed)
+        finally:
+            sys.stdout.write("\n" if sys.stdout.isatty() else "")
 
 
 @app.command("files")
@@ -104,7 +110,8 @@ def files(uid: Uid, *, identity: IdentityOption, config: ConfigOption = None, as
     from bastion import transcripts
     from bastion.transcripts.file_events import encode, paths
 
-    folder = read_settings(config).audit.directory
+    settings = read_settings(config)
+    folder = settings.audit.directory
     found = _find(folder, uid)
     done: list[tuple[datetime, FileOperation]] = []
     broken: TranscriptError | None = None
@@ -121,8 +128,9 @@ def files(uid: Uid, *, identity: IdentityOption, config: ConfigOption = None, as
     else:
         rows = [(time, one.operation, paths(one), one.size, one.sha256, _result(one)) for time, one in done]
         write_table(("TIME", "OPERATION", "PATH", "BYTES", "SHA256", "RESULT"), rows)
-    if broken is not None:
-        raise broken
+    with judged(settings, found):
+        if broken is not None:
+            raise broken
 
 
 @app.command("export")
@@ -130,17 +138,19 @@ def export(uid: Uid, *, identity: IdentityOption, output: OutputOption = None, c
     """Give a session's asciicast lines, decrypted and merged with the write-ahead files when it did not end cleanly."""
     from bastion.transcripts import lines
 
-    folder = read_settings(config).audit.directory
-    rows = lines(folder, _find(folder, uid).uid, identity)
+    settings = read_settings(config)
+    transcript = _find(settings.audit.directory, uid)
+    rows = lines(settings.audit.directory, transcript.uid, identity)
     rows = itertools.chain([next(rows)], rows)  # a wrong identity must leave no empty file
-    if output is None:
-        for row in rows:
-            sys.stdout.buffer.write(row.encode() + b"\n")
-        sys.stdout.buffer.flush()
-        return
-    with new_private_file(output) as file:
-        for row in rows:
-            file.write(row.encode() + b"\n")
+    with judged(settings, transcript):
+        if output is None:
+            for row in rows:
+                sys.stdout.buffer.write(row.encode() + b"\n")
+            sys.stdout.buffer.flush()
+            return
+        with new_private_file(output) as file:
+            for row in rows:
+                file.write(row.encode() + b"\n")
 
 
 @app.command("verify")

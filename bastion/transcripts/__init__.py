@@ -8,7 +8,7 @@ from bastion.transcripts.recipients import generate_identity
 from bastion.transcripts.recorder import Recorder
 from bastion.transcripts.recording import Transcripts
 from bastion.transcripts.signing import Signer, generate_signing_key
-from bastion.transcripts.verifying import Finding, verify
+from bastion.transcripts.verifying import Finding, verify, verify_one
 
 __all__ = [
     "Finding",
@@ -25,4 +25,5 @@ __all__ = [
     "list_transcripts",
     "play",
     "verify",
+    "verify_one",
 ]
