@@ -91,7 +91,7 @@ def _no_room() -> LimitReached:
 
 
 class Listener(socket.socket):
-    """A bound TCP socket for asyncio to accept from; it turns connections away while descriptors are scarce.
+    """A socket for asyncio to accept from; unless it is `for_operators` it turns connections away at the reserve.
 
     asyncio (CPython 3.11 to 3.13, `_accept_connection`) accepts as many connections in one step as the backlog is long,
     before it looks at the first of them, and at EMFILE it logs a traceback for each of the rest of that number. Both
@@ -99,9 +99,16 @@ class Listener(socket.socket):
     pauses for a second. Pinned by tests/unit/test_descriptors.py.
     """
 
-    def __init__(self, family: int, *, farewell: bytes = b"", turned_away: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        family: int,
+        *,
+        farewell: bytes = b"",
+        turned_away: Callable[[], None] | None = None,
+        for_operators: bool = False,
+    ) -> None:
         super().__init__(family, socket.SOCK_STREAM)
-        self._ceiling = current().connection_ceiling
+        self._ceiling = current().limit if for_operators else current().connection_ceiling
         self._farewell = farewell
         self._turned_away = turned_away
         self._is_pausing = False

@@ -42,7 +42,7 @@ def unix_listener(path: Path) -> Iterator[socket.socket]:
     Raises:
         ConfigurationError: another server answers there, or the socket cannot be made.
     """
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = descriptors.Listener(socket.AF_UNIX, for_operators=True)
     with listening:
         try:
             _bound(path)

@@ -89,8 +89,8 @@ async def test_E1_idle_connections_of_a_stranger_to_every_grant_stop_nobody(scar
 async def test_E1_without_limits_the_reserve_keeps_sessions_and_operators(scarce: Bastion) -> None:
     """At the end of the descriptors sessions, the API's socket, the log and the ledger work; the rest is told why."""
     text = scarce.config.read_text()
-    limits = "[ssh]\nmax_connections_per_user = 10000\nmax_connections_per_source = 10000\n"
-    scarce.config.write_text(text.replace("[ssh]\n", limits))
+    options = ("max_connections_per_user = 10000", "max_connections_per_source = 10000", "max_handshakes = 0")
+    scarce.config.write_text(text.replace("[ssh]\n", "\n".join(("[ssh]", *options, ""))))
     scarce.start()
     async with _session(scarce) as shell:
         before = scarce.log.stat().st_size

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def none_left() -> Iterator[None]:
-    """Have this process open no more files inside: the soft limit is the lowest number that is free."""
+def none_left(but: int = 0) -> Iterator[None]:
+    """Have this process open no more files inside, `but` so many: the soft limit is the lowest number that is free."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as lowest:
         free = lowest.fileno()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + but, before[1]))
     try:
         yield
     finally:

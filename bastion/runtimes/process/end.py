@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bastion.errors import RuntimeFailed
 from bastion.runtimes.shell import MARKER, TICK, checked
 
 _STEPS: Final = ((signal.SIGHUP, 10), (signal.SIGTERM, 15), (signal.SIGKILL, 20))  # and how many ticks each is given
+
+_NOT_OURS: Final = (FileNotFoundError, ProcessLookupError, PermissionError)  # it has ended, or is another user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,11 @@ async def end_all(uid: str) -> list[int]:
 
 def _find(uid: str, sessions: set[int]) -> list[int]:
     marker = f"{MARKER}={checked(uid)}".encode()
-    table = [entry for folder in Path("/proc").iterdir() if folder.name.isdigit() and (entry := _read(folder, marker))]
+    try:
+        folders = [folder for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+        table = [entry for folder in folders if (entry := _read(folder, marker))]
+    except OSError as error:  # a process that cannot be looked at has not ended
+        raise RuntimeFailed("the processes of this machine cannot be listed", detail=str(error)) from error
     own = os.getsid(0)
     found = {entry.pid for entry in table if entry.marked}
     while True:
@@ -54,15 +61,20 @@ def _find(uid: str, sessions: set[int]) -> list[int]:
 
 
 def _read(folder: Path, marker: bytes) -> _Entry | None:
+    """Return what is to be known of a process; nothing of one that has ended or is hidden from us.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
         fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
+    except _NOT_OURS:
         return None
     if fields[0] in (b"Z", b"X"):
         return None
     try:
         marked = marker in (folder / "environ").read_bytes().split(b"\0")
-    except OSError:
+    except _NOT_OURS:
         marked = False
     return _Entry(int(folder.name), int(fields[1]), int(fields[3]), marked)
 

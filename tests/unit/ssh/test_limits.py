@@ -15,6 +15,7 @@ from asyncssh.packet import Boolean, String, UInt32
 from bastion.config import SshSettings
 from bastion.ssh import guard
 from bastion.ssh.connections import Connections
+from tests.unit.no_descriptors import none_left
 from tests.unit.ssh.house import CONFIRMED, OPEN, REFUSED, House, Raw, running, until
 
 GLOBAL_REQUEST, REQUEST_FAILURE = 80, 82
@@ -48,6 +49,16 @@ async def test_E1_one_connection_too_many_is_closed(tmp_path: Path, option: str)
         first.close()
         await until(lambda: len(house.server._connections) == 1)  # noqa: SLF001
         assert (await (await house.connect()).run("echo in", check=True)).stdout == "in\n"
+
+
+async def test_E1_no_session_is_started_with_the_reserve(house: House) -> None:
+    """While only the reserve is left a request is refused in words, on a connection that stays."""
+    async with await house.connect() as connection:
+        with none_left(but=12):
+            refused = await connection.run("echo in")
+        assert refused.exit_status == 253
+        assert "bastion: error: the bastion has too many open connections" in str(refused.stderr)
+        assert (await connection.run("echo in", check=True)).stdout == "in\n"
 
 
 async def test_B15_a_connection_without_a_channel_is_closed(tmp_path: Path) -> None:
