@@ -22,8 +22,8 @@ WILDCARDS: Final = frozenset("*?")
 _REST: Final = "**"
 # Behind these words of a pattern stands a program, and before a program may stand assignments.
 RESERVED: Final = frozenset({"coproc", "do", "elif", "else", "if", "then", "time", "until", "while"})
+_VARIABLE: Final = re.compile(r"\$[A-Za-z0-9_]*[*?]")
 _MISLEADING: Final = {
-    "$": "would let the caller name a variable",
     "~": "would let the caller name a home",
     "\\": "is a wildcard all the same: nothing escapes it",
 }
@@ -45,6 +45,8 @@ class CommandPattern:
         self._is_literal = not WILDCARDS & set(text)
         if len(text) > MAX_PATTERN_CHARACTERS:
             raise ValueError(f"is longer than {MAX_PATTERN_CHARACTERS} characters")
+        if _VARIABLE.search(text):
+            raise ValueError("has a wildcard in a variable's name, which would let the caller name another")
         words = text.split(" ") if not self._is_literal else []
         self._takes_rest = words[-1:] == [_REST]
         fixed = words[:-1] if self._takes_rest else words
@@ -96,6 +98,7 @@ class _Word:
         self.leads_program = not set(text) <= PLAIN | WILDCARDS or text in RESERVED
         self._start = literal.rfind("/") + 1
         self._is_deep = "**" in text
+        self._has_brace = "{" in text
         # A wildcard at the beginning of a word, or behind what may begin one for a shell, such as a quote.
         self._before = {before for before, now in pairwise(text) if now in WILDCARDS} - PLAIN - WILDCARDS
         for before in sorted(self._before & _MISLEADING.keys()):
@@ -112,6 +115,9 @@ class _Word:
         if any(f"{before}-" in word for before in self._before) or (
             self._before and "=" in word and not self.is_assignment
         ):
+            return False
+        # bash makes several words of {a,b} and {1..9}
+        if self._has_brace and (("," in word and "," not in self._text) or (".." in word and ".." not in self._text)):
             return False
         return self._matcher.fits(word) and self._is_straight(word[self._start :])
 

@@ -67,10 +67,12 @@ class Matcher:
         self._end = state
         loops = self._deep_loops | (self._loops if not notation.barriers else 0)
         self._takes_any_rest = state == 1 and loops != 0 and notation.allowed is None
+        ending = [next(iter(item)) for item in takewhile(_is_character, reversed(items)) if isinstance(item, frozenset)]
+        self._suffix = "".join(reversed(ending))
 
     def fits(self, text: str) -> bool:
         """Tell whether the whole text fits, in one step a character; case counts."""
-        if not text.startswith(self.prefix):
+        if not text.startswith(self.prefix) or not text.endswith(self._suffix):
             return False
         if self._takes_any_rest:
             return True
@@ -112,12 +114,12 @@ def glob_matcher(pattern: bytes) -> Matcher | None:
     """Return the matcher of a file's name by a shell's glob, with brackets; None when no name is as long as it asks.
 
     Texts are the names decoded as Latin-1, a character a byte. Brackets are as in fnmatch(3): `[!…]` for all but these,
-    `]` in front is itself, and one that nothing closes is a character.
+    `]` in front is itself, and one that nothing closes is a character. No name holds a slash.
     """
     items = tuple(_parse_glob(pattern.decode("latin-1")))
     if sum(item is not Wildcard.MANY for item in items) > _MAX_FILE_NAME_BYTES:
         return None
-    return Matcher(items, PATHS)
+    return Matcher(items, NAMES)
 
 
 def _is_character(item: Item) -> bool:

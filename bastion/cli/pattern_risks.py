@@ -1,5 +1,6 @@
 """Say which of a grant's command patterns give the caller more than they seem to."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -7,6 +8,7 @@ from bastion.cli.risky_programs import RISKS
 from bastion.command_patterns import PLAIN, RESERVED, WILDCARDS
 
 _VERSION: Final = "0123456789.-"
+_REDIRECTION: Final = re.compile(r"> ?[^ ;&|]*[*?]")
 
 
 def risks(pattern: str) -> Iterator[str]:
@@ -18,6 +20,8 @@ def risks(pattern: str) -> Iterator[str]:
             yield "the caller chooses the program"
         elif risk is not None and any(WILDCARDS & set(word) for word in words):
             yield f"the caller chooses arguments of {name}, which {risk}"
+    if _REDIRECTION.search(pattern):
+        yield "the caller chooses a file that is written"
 
 
 def _programs(pattern: str) -> Iterator[tuple[str, list[str]]]:

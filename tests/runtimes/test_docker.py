@@ -98,6 +98,7 @@ async def test_replicas_and_details(engine: Engine, docker: DockerRuntime) -> No
         (("-v", "{above}:/x"), "mounts the Docker socket"),
         (("-v", "{link}:/x"), "mounts the Docker socket"),
         (("-v", "{run}/docker.sock:/x"), "mounts the Docker socket"),
+        (("-v", "{other}:/x"), "mounts the Docker socket"),
         (("--mount", "type=bind,src={run},dst=/x"), "mounts the Docker socket"),
         (("-v", "hazard-bound:/x"), "mounts the Docker socket"),
         (("-v", "hazard-linked:/x"), "mounts the Docker socket"),
@@ -110,15 +111,18 @@ async def test_E11_hazards(engine: Engine, tmp_path: Path, arguments: tuple[str,
     run = Path(engine.host.removeprefix("unix://")).parent
     link = tmp_path / "link"
     link.symlink_to(run)
+    other = tmp_path / "other"
     for name, device in {"hazard-bound": run, "hazard-linked": link}.items():
         options = ("type=none", "o=bind", f"device={device}")
         engine.docker("volume", "create", *(word for option in options for word in ("--opt", option)), name)
-    words = [argument.format(run=run, above=run.parent, link=link) for argument in arguments]
+    words = [argument.format(run=run, above=run.parent, link=link, other=other) for argument in arguments]
     engine.docker("create", "--name", "hazard", "--network", "none", *words, engine.image_scratch)
     asked = AskedEngine(engine.host)
     try:
         details = await asked.ask("inspect_container", "hazard")
-        assert await Hazards(asked, [engine.host]).of(details) == ((hazard,) if hazard else ())
+        assert await Hazards(asked, [engine.host, f"unix://{other}/own.sock"]).of(details) == (
+            (hazard,) if hazard else ()
+        )
     finally:
         asked.close()
         engine.remove("hazard")

@@ -82,6 +82,19 @@ async def test_a_changed_toolbox_is_followed(engine: str, tmp_path: Path) -> Non
     await runtimes.close()
 
 
+async def test_E11_a_further_engine_is_known_to_the_others(tmp_path: Path) -> None:
+    """An engine that a reload adds makes the others' adapters anew: no container of theirs may mount its socket."""
+    file = tmp_path / "bastion.toml"
+    file.write_text("[docker]\nhost = 'unix:///d'\n")
+    runtimes = build_runtimes(load(file))
+    before = runtimes["unix:///d"]
+    file.write_text("[docker]\nhost = 'unix:///d'\n[[stacks]]\nname = 'a'\nhost = 'unix:///e'\n")
+    runtimes.apply(load(file))
+    assert set(runtimes) == {"unix:///d", "unix:///e"}
+    assert runtimes["unix:///d"] is not before
+    await runtimes.close()
+
+
 def test_engine_of_another_kind_is_refused(tmp_path: Path) -> None:
     """An address that is no engine's is named before anything starts."""
     (tmp_path / "bastion.toml").write_text("[docker]\nhost = 'ssh://elsewhere'")

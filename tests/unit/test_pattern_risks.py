@@ -17,6 +17,8 @@ from bastion.cli.risky_programs import RISKS
         ("tail -n 5 /app/log/* | less -*", ["arguments of less, which starts other programs from its prompt"]),
         ("tail -n * /app/x | tee *", ["arguments of tee, which writes files of the caller's choice"]),
         ("bin/*", ["the caller chooses the program"]),
+        ("echo >/tmp/*", ["the caller chooses a file that is written"]),
+        ("echo * > x", []),
         ("tail -n * /app/log/*", []),
         ("bin/app --mode=*", []),
         ("tar cf - /app", []),

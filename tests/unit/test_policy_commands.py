@@ -125,6 +125,8 @@ ATTACKS: list[tuple[str, str]] = [
     # Quotes hide nothing where the pattern has some of its own.
     ('psql -c "select * from t"', "psql -c \"select 'a' from t\""),
     ('psql -c "select * from t"', 'psql -c "select "id" from t"'),
+    ("show {*}", "show {a,b}"),
+    ("show {*}", "show {1..9}"),
     # Without a wildcard it is the line as it stands.
     ("uptime", "uptime -p"),
     ("uptime", " uptime"),
@@ -167,8 +169,9 @@ def test_hint_says_what_a_wildcard_is_not() -> None:
         ("tail ** x", "in a place other than the end"),
         ("tail  *", "a blank too many"),
         (" tail *", "a blank too many"),
-        ("echo $*", "name a variable"),
-        ("echo $?x", "name a variable"),
+        ("echo $*", "the caller name another"),
+        ("echo $?x", "the caller name another"),
+        ("echo $HOME*", "the caller name another"),
         ("ls ~*", "name a home"),
         ("ls \\*", "nothing escapes it"),
         ("cat /app/*/../x", "fits nothing"),
