@@ -1,12 +1,15 @@
 """What a command prints: data on standard output, as a table or JSON, and words on standard error."""
 
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 _WIDTH_LIMIT: Final = 200
+_BATCH: Final = 1000  # rows
 
 
 def show_error(words: str, hint: str = "") -> None:
@@ -41,14 +44,45 @@ def write_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under their heads in aligned columns; control characters in them are escaped, None is `-`."""
     cells = [list(heads), *[[_cell(value) for value in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    _write_cells(cells, widths)
+
+
+def write_long_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print any number of rows as `write_table` does, 1000 at a time: columns may grow wider on the way."""
+    iterator = iter(rows)
+    widths = [len(head) for head in heads]
+    cells = [list(heads)]
+    while batch := list(itertools.islice(iterator, _BATCH)):
+        cells += [[_cell(value) for value in row] for row in batch]
+        widths = [max(width, *(len(row[column]) for row in cells)) for column, width in enumerate(widths)]
+        _write_cells(cells, widths)
+        cells = []
+    _write_cells(cells, widths)
+
+
+def write_long_json(facts: Mapping[str, object], name: str, items: Iterable[object]) -> None:
+    """Print an object of these facts and the list `name` as `write_json` does, one item at a time."""
+    sys.stdout.write("{")
+    for key, value in facts.items():
+        sys.stdout.write(f"\n  {json.dumps(key)}: {json.dumps(value, default=str)},")
+    sys.stdout.write(f"\n  {json.dumps(name)}: [")
+    comma = ""
+    for item in items:
+        sys.stdout.write(comma + "\n" + textwrap.indent(json.dumps(item, indent=2, default=str), "    "))
+        comma = ","
+    sys.stdout.write(("\n  ]" if comma else "]") + "\n}\n")
+
+
+def _write_cells(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     for row in cells:
         sys.stdout.write("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
 
 def write_fields(fields: dict[str, Any]) -> None:
-    """Print one thing's fields, a line each, escaped as in a table."""
-    width = max(map(len, fields))
-    for name, value in fields.items():
+    """Print one thing's fields, a line each, escaped as in a table, their names too."""
+    names = [_cell(name) for name in fields]
+    width = max(map(len, names))
+    for name, value in zip(names, fields.values(), strict=True):
         sys.stdout.write(f"{name:{width}}  {_cell(value)}\n")
 
 

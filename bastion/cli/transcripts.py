@@ -12,7 +12,7 @@ import typer
 
 from bastion.cli.files import new_private_file
 from bastion.cli.options import ConfigOption, JsonOption, OutputOption, read_settings
-from bastion.cli.output import show_error, write_fields, write_json, write_table
+from bastion.cli.output import show_error, write_fields, write_json, write_long_json, write_long_table, write_table
 from bastion.cli.provenance import judge, judged
 from bastion.errors import TranscriptError
 
@@ -63,6 +63,7 @@ def show(
 ) -> None:
     """Show one transcript: its files, what is proven of it, its lines in the ledger, and for an auditor its session."""
     from bastion.transcripts import lines
+    from bastion.transcripts.parsing import read_whole_header
 
     settings = read_settings(config)
     folder = settings.audit.directory
@@ -72,8 +73,7 @@ def show(
     if (finding := judge(settings, found)) is not None:
         facts |= {"verdict": finding.verdict, "reason": finding.words, "proven": finding.proven}
     if identity is not None:
-        header = next(lines(folder, found.uid, identity), "")
-        facts["header"] = _header(header)
+        facts["header"] = read_whole_header(next(lines(folder, found.uid, identity), ""))
     if as_json:
         write_json(facts | {"ledger": events})
         return
@@ -113,39 +113,33 @@ def files(uid: Uid, *, identity: IdentityOption, config: ConfigOption = None, as
     settings = read_settings(config)
     folder = settings.audit.directory
     found = _find(folder, uid)
-    done: list[tuple[datetime, FileOperation]] = []
-    broken: TranscriptError | None = None
-    try:
-        for each in transcripts.list_operations(transcripts.lines(folder, found.uid, identity)):
-            done.append(each)  # noqa: PERF402 - what was good before an error is shown
-    except TranscriptError as error:
-        if not done:
-            raise
-        broken = error
+    readable = _Readable(transcripts.list_operations(transcripts.lines(folder, found.uid, identity)))
     if as_json:
-        facts = [{"time": time} | json.loads(encode(operation)) for time, operation in done]
-        write_json({"uid": found.uid, "files": facts})
+        facts = ({"time": time} | json.loads(encode(operation)) for time, operation in readable)
+        write_long_json({"uid": found.uid}, "files", facts)
     else:
-        rows = [(time, one.operation, paths(one), one.size, one.sha256, _result(one)) for time, one in done]
-        write_table(("TIME", "OPERATION", "PATH", "BYTES", "SHA256", "RESULT"), rows)
+        rows = ((time, one.operation, paths(one), one.size, one.sha256, _result(one)) for time, one in readable)
+        write_long_table(("TIME", "OPERATION", "PATH", "BYTES", "SHA256", "RESULT"), rows)
     with judged(settings, found):
-        if broken is not None:
-            raise broken
+        if readable.error is not None:
+            raise readable.error
 
 
 @app.command("export")
 def export(uid: Uid, *, identity: IdentityOption, output: OutputOption = None, config: ConfigOption = None) -> None:
     """Give a session's asciicast lines, decrypted and merged with the write-ahead files when it did not end cleanly."""
     from bastion.transcripts import lines
+    from bastion.transcripts.parsing import in_ascii
 
     settings = read_settings(config)
     transcript = _find(settings.audit.directory, uid)
     rows = lines(settings.audit.directory, transcript.uid, identity)
-    rows = itertools.chain([next(rows)], rows)  # a wrong identity must leave no empty file
+    rows = itertools.chain(list(itertools.islice(rows, 1)), rows)  # a wrong identity must leave no empty file
     with judged(settings, transcript):
         if output is None:
+            is_terminal = sys.stdout.isatty()
             for row in rows:
-                sys.stdout.buffer.write(row.encode() + b"\n")
+                sys.stdout.buffer.write((in_ascii(row) if is_terminal else row).encode() + b"\n")
             sys.stdout.buffer.flush()
             return
         with new_private_file(output) as file:
@@ -190,6 +184,26 @@ def verify(
         raise typer.Exit(1)
 
 
+class _Readable:
+    """What is good of a transcript that may be broken further on: `error` says so at the end.
+
+    Raises:
+        TranscriptError: already the first item cannot be read.
+    """
+
+    def __init__(self, operations: "Iterator[tuple[datetime, FileOperation]]") -> None:
+        self.error: TranscriptError | None = None
+        self._first = list(itertools.islice(operations, 1))
+        self._rest = operations
+
+    def __iter__(self) -> "Iterator[tuple[datetime, FileOperation]]":
+        yield from self._first
+        try:
+            yield from self._rest
+        except TranscriptError as error:
+            self.error = error
+
+
 def _result(operation: "FileOperation") -> str:
     return operation.result + (f" ({operation.note})" if operation.note else "")
 
@@ -210,13 +224,3 @@ def _ledger(folder: Path) -> Iterator[dict[str, Any]]:
     if (folder / FILE).exists():
         for entry in read(folder / FILE, None):
             yield entry.fields
-
-
-def _header(row: str) -> dict[str, Any]:
-    try:
-        header = json.loads(row)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise TranscriptError("the transcript has no header", "bastion transcripts verify tells what is wrong with it")
-    return header

@@ -7,6 +7,7 @@ from typing import Final
 from bastion.errors import TranscriptError
 from bastion.log import shorten
 from bastion.model import FileOperation
+from bastion.transcripts.parsing import load_small
 
 _LONGEST_WORDS: Final = 1000  # characters of a result or a note: a container has a part in them
 _LINE: Final = 512
@@ -35,7 +36,7 @@ def decode(text: str) -> FileOperation:
         TranscriptError: it is of another form.
     """
     try:
-        fields = json.loads(text)
+        fields = load_small(text)
         return FileOperation(
             _text(fields, "operation"),
             _decode_path(fields, "path"),

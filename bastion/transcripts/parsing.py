@@ -12,9 +12,9 @@ from typing import Any, Final
 from bastion.errors import TranscriptError
 
 LONGEST_HEADER: Final = 2 * 2**20  # characters; a command has 128 KiB, in JSON up to six times that, and is in it twice
-LONGEST_EVENT: Final = 2**20  # characters; 64 KiB of output have up to six times that in JSON
+LONGEST_EVENT: Final = 2 * 2**20  # characters; 64 KiB of output have up to six times that in JSON, a path more
 MAX_SESSION_SECONDS: Final = 1e9
-_MAX_HEADER_VALUES: Final = 1000
+_MAX_VALUES: Final = 1000
 _VERSION: Final = 3
 _SPACE: Final = r"[ \t\r\n]*"
 _EVENT: Final = re.compile(
@@ -24,6 +24,7 @@ _EVENT: Final = re.compile(
 _EVENT_END: Final = re.compile(rf"{_SPACE}\]{_SPACE}")
 _LABEL: Final = re.compile(r"([0-9]{1,9})([io]?):")
 _DECODER: Final = json.JSONDecoder()
+_NOT_ASCII: Final = re.compile(r"[^ -~]+")
 _STRUCTURE: Final = re.compile(r'["\[{,]')
 _NO_HEADER: Final = "the transcript has no header"
 _VERIFY: Final = "bastion transcripts verify tells what is wrong with it"
@@ -48,9 +49,7 @@ def read_whole_header(row: str) -> dict[str, Any]:
         TranscriptError: it is no header of ours.
     """
     try:
-        if len(row) > LONGEST_HEADER or _has_too_many_values(row):
-            raise TranscriptError(_NO_HEADER, _VERIFY)
-        header = json.loads(row)
+        header = load_small(row) if len(row) <= LONGEST_HEADER else None
     except (ValueError, RecursionError) as error:
         raise TranscriptError(_NO_HEADER, _VERIFY) from error
     if not isinstance(header, dict) or not isinstance(header.get("bastion"), dict):
@@ -77,6 +76,23 @@ def read_event(number: int, row: str) -> tuple[float, str, str]:
     raise _no_event(number)
 
 
+def load_small(text: str) -> Any:
+    """Return what json.loads makes of the text.
+
+    Raises:
+        ValueError: it is no JSON, or holds more than 1000 values, of which a character each may become an object.
+        RecursionError: it is nested too deep.
+    """
+    position = count = 0
+    while (mark := _STRUCTURE.search(text, position)) is not None:
+        position = mark.end()
+        if mark[0] == '"':
+            _, position = _DECODER.raw_decode(text, mark.start())
+        elif (count := count + 1) > _MAX_VALUES:
+            raise ValueError("too many values")
+    return json.loads(text)
+
+
 def read_binary(number: int, data: str) -> tuple[int, str, bytes]:
     """Return the stream, the code of the twin (or "" where there is none) and the bytes of a `b` event's text.
 
@@ -91,16 +107,10 @@ def read_binary(number: int, data: str) -> tuple[int, str, bytes]:
         raise TranscriptError(f"line {number} holds no bytes of a stream", _FOREIGN) from error
 
 
+def in_ascii(row: str) -> str:
+    """Return the same JSON without the characters that a terminal may act on: C1 controls, bidirectional marks …."""
+    return _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], row)
+
+
 def _no_event(number: int) -> TranscriptError:
     return TranscriptError(f"line {number} is no asciicast event", _FOREIGN)
-
-
-def _has_too_many_values(row: str) -> bool:
-    position = count = 0
-    while (mark := _STRUCTURE.search(row, position)) is not None:
-        position = mark.end()
-        if mark[0] == '"':
-            _, position = _DECODER.raw_decode(row, mark.start())
-        elif (count := count + 1) > _MAX_HEADER_VALUES:
-            return True
-    return False

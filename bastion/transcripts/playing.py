@@ -23,6 +23,7 @@ _PLAIN: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e
 RESTORE: Final = "\x1b[0m\x1b[?25h\x1b[?7h\x1b[4l\x1b[r\x0f"
 _MOST_PARAMETERS: Final = 64
 _LONGEST_WAIT: Final = 60.0
+_PIECE: Final = 64 * 1024  # characters that are stripped at a time: each may be an object of its own
 
 
 class Stripper:
@@ -130,7 +131,8 @@ def play(lines: Iterable[str], out: TextIO, speed: float = 1.0, *, idle_limit: f
                 time.sleep(min(min(interval, idle_limit, _LONGEST_WAIT) / speed, _LONGEST_WAIT))
             text = _shown(number, code, data)
             if code != "f" and not raw:
-                text = stripper.feed(text)
+                pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+                text = "".join(map(stripper.feed, pieces))
             if text:
                 out.write(text if tty else text.replace("\r\n", "\n").replace("\n", "\r\n" if out.isatty() else "\n"))
                 out.flush()

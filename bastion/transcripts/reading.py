@@ -20,6 +20,7 @@ _GZIP: Final = 31
 _SLICE: Final = 4096  # many small members in one chunk would otherwise be copied over and over
 _OUTPUT: Final = 64 * 1024
 _LONGEST_LINE: Final = 4 * 2**20
+_FOREIGN: Final = "it was not written by a bastion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,25 @@ def _behind(parts: Sequence[Path], identities: Sequence[Identity], count: int) -
             raise TranscriptError(
                 f"lines {count} to {record.line - 1} are in neither file", "the transcript was truncated"
             )
-        found = record.lines.splitlines()
-        yield from found[count - record.line :]
-        count = max(count, record.line + len(found))
+        number = record.line
+        for line in _lines_of(record.lines):
+            if number >= count:
+                yield line
+                count += 1
+            number += 1
         provisional = record.provisional
-    yield from provisional.splitlines()
+    yield from _lines_of(provisional)
+
+
+def _lines_of(text: bytes) -> Iterator[bytes]:
+    """Give the lines of a frame one by one: all at once, 4 MiB of two characters each would take 60 MiB."""
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start)
+        if end < 0:
+            raise TranscriptError("a frame of the write-ahead file ends within a line", _FOREIGN)
+        yield _checked(text[start:end])
+        start = end + 1
 
 
 def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -125,31 +140,37 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
                         data = member.unused_data
                         member, begun = zlib.decompressobj(_GZIP), False
     except zlib.error as error:
-        raise TranscriptError("the transcript does not decompress", "it was not written by a bastion") from error
+        raise TranscriptError("the transcript does not decompress", _FOREIGN) from error
     if begun:
-        raise TranscriptError("the transcript ends within a gzip member", "it was not written by a bastion")
+        raise TranscriptError("the transcript ends within a gzip member", _FOREIGN)
 
 
 def _split(texts: Iterable[bytes]) -> Iterator[bytes]:
     held = bytearray()
     for text in texts:
-        held += text
-        if b"\n" in text:
-            *whole, rest = held.split(b"\n")
-            for line in whole:
-                yield bytes(line)
-            held = bytearray(rest)
+        *whole, rest = text.split(b"\n")  # 64 KiB at most
+        for line in whole:
+            held += line
+            yield _checked(bytes(held))
+            held.clear()
+        held += rest
         if len(held) > _LONGEST_LINE:
-            raise TranscriptError("a line of the transcript is too long", "it was not written by a bastion")
+            raise TranscriptError("a line of the transcript is too long", _FOREIGN)
     if held:
-        raise TranscriptError("the transcript ends within a line", "it was not written by a bastion")
+        raise TranscriptError("the transcript ends within a line", _FOREIGN)
+
+
+def _checked(line: bytes) -> bytes:
+    if not line:  # 256 MiB of newlines would be as many lines, each of which costs more than its byte
+        raise TranscriptError("a line of the transcript is empty", _FOREIGN)
+    return line
 
 
 def _decode(line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise TranscriptError("a line of the transcript is not UTF-8", "it was not written by a bastion") from error
+        raise TranscriptError("a line of the transcript is not UTF-8", _FOREIGN) from error
 
 
 def _describe(path: Path) -> Transcript:
