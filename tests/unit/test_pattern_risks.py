@@ -1,5 +1,7 @@
 """What `bastion check` warns of in a grant's command patterns."""
 
+from pathlib import Path
+
 import pytest
 
 from bastion.cli.pattern_risks import risks
@@ -43,3 +45,13 @@ def test_list_has_the_programs_that_are_known_for_it() -> None:
         mysql sqlite3 docker kubectl systemctl journalctl tee dd cp mv ln curl wget zip make strace gdb tcpdump
     """
     assert not set(known.split()) - RISKS.keys()
+
+
+def test_list_is_the_one_of_the_documentation() -> None:
+    """docs/configuration.md names every program, with what it does."""
+    lines = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text().split("Programs to think about")[1]
+    for risk in set(RISKS.values()):
+        listed = lines.split(f"- {risk}: ")[1].split("\n- ")[0]
+        assert {word.strip("`") for word in listed.replace(",", " ").split()} == {
+            program for program, of_it in RISKS.items() if of_it == risk
+        }
