@@ -202,6 +202,7 @@ class Gateway:
                         recorder = await cleanup.enter_async_context(
                             self._transcripts.open(session.session, request, target, on_failure=session.end)
                         )
+                        session.transcript_bytes = recorder.stored_bytes
                         carry_out = await cleanup.enter_async_context(
                             self._started(session, request, target, access=access, channel=channel, recorder=recorder)
                         )

@@ -99,6 +99,14 @@ class Metrics:
         """Count a connection that was refused before a key exchange; `reason` is one of a few."""
         self._turned_away.labels(reason).inc()
 
+    def watch_room(self, free: Callable[[], float], reserve: Callable[[], float]) -> None:
+        """Ask these functions for the transcripts' volume's free bytes and its reserve when the numbers are read."""
+        for name, words, function in (
+            ("free", "Bytes that are free on the transcripts' volume", free),
+            ("reserve", "Bytes of the transcripts' volume below which no session is opened", reserve),
+        ):
+            Gauge(f"bastion_transcripts_volume_{name}_bytes", words, registry=self.registry).set_function(function)
+
     def internal_error(self) -> None:
         """Count a fault of the bastion's own."""
         self._internal_errors.inc()

@@ -48,6 +48,7 @@ def open_transcripts(settings: Settings, keyring: Keyring, node: str) -> Transcr
         node=node,
         input=settings.audit.input,
         stream_limit=settings.audit.stream_limit,
+        reserve=settings.audit.reserve,
     )
 
 
@@ -55,7 +56,8 @@ def open_sessions(settings: Settings, node: str) -> Sessions:
     """Return the registry over the configured database."""
     from bastion.sessions.sql import SqlStore  # noqa: PLC0415 - 0.2 s that only a server needs
 
-    return Sessions(settings.sessions, node, SqlStore(settings.database, node))
+    store = SqlStore(settings.database, node)
+    return Sessions(settings.sessions, node, store, user_quota=settings.audit.user_quota)
 
 
 def rules(
@@ -100,9 +102,9 @@ async def serve(
     _warn_of_problems(keyring)
     metrics = Metrics()
     faults = Faults(metrics, shutdown.abandon)
-    metrics.watch_duties(lambda: sessions.duties.open)
     adapters = runtimes if runtimes is not None else build_runtimes(settings, sessions.duties)
     transcripts = open_transcripts(settings, keyring, node)
+    _measure(metrics, sessions, transcripts)
     _warn_of_what_is_not_served(settings)
     gateway = Gateway(
         rules(settings, adapters, keyring, only_engine=next(iter(runtimes)) if runtimes else None),
@@ -154,6 +156,15 @@ async def serve(
     faults.raise_fatal()
 
 
+def _measure(metrics: Metrics, sessions: Sessions, transcripts: Transcripts) -> None:
+    def room(field: str) -> float:
+        seen = transcripts.volume.room
+        return float("nan") if seen is None else float(getattr(seen, field))
+
+    metrics.watch_duties(lambda: sessions.duties.open)
+    metrics.watch_room(partial(room, "free"), partial(room, "reserve"))
+
+
 def _warn_of_problems(keyring: Keyring) -> None:
     for problem in keyring.problems:
         log.warning("key home", problem=problem)
@@ -191,7 +202,7 @@ async def _close(adapters: Mapping[str, Runtime]) -> None:
 
 
 async def _ping(adapters: Mapping[str, Runtime], sessions: Sessions, transcripts: Transcripts) -> None:
-    transcripts.check()
+    transcripts.refuse_unless_ready()
     await sessions.ping()
     for adapter in adapters.values():
         await adapter.ping()

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _PATTERN_HINT = (
     'write its arguments out, or run a script without options: docs/configuration.md, "Patterns of commands"'
 )
-_SPACE_WANTED = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     finally:
         keyring.close()
     yield from _look_at_recipients(settings, keyring)
-    yield from _look_at_transcripts(settings.audit.directory)
+    yield from _look_at_transcripts(settings.audit.directory, settings.audit.reserve)
     yield from _look_at_database(settings.database)
     if settings.api.socket is not None:
         yield from _look_at_socket(settings.api.socket)
@@ -161,8 +160,9 @@ def _look_at_recipients(settings: "Settings", keyring: "Keyring") -> Iterator[Fi
         yield Finding("auditors", right=True, words=f"{len(recipients)} can open transcripts")
 
 
-def _look_at_transcripts(folder: Path) -> Iterator[Finding]:
+def _look_at_transcripts(folder: Path, reserve: int | None) -> Iterator[Finding]:
     from bastion.transcripts.folders import check_folders
+    from bastion.transcripts.volume import measure
 
     if found := _folder_fault("transcripts", folder):
         yield found
@@ -172,13 +172,14 @@ def _look_at_transcripts(folder: Path) -> Iterator[Finding]:
     except ConfigurationError as error:
         yield _wrong("transcripts", error)
         return
-    space = os.statvfs(_nearest(folder))
-    free = space.f_bavail * space.f_frsize
-    words = f"{folder}: {free // 2**20} MiB free"
-    if free < _SPACE_WANTED:
-        yield Finding("transcripts", right=False, words=words, hint="make room: what cannot be recorded is ended")
+    room = measure(_nearest(folder), reserve)
+    words = f"{folder}: {room}"
+    if room.is_low:
+        hint = "make room: no session is opened while only [audit] reserve is left"
+        yield Finding("transcripts", right=False, words=words, hint=hint)
     else:
-        yield Finding("transcripts", right=True, words=words)
+        warning = "; no session is opened once only the reserve is left" if room.is_scarce else ""
+        yield Finding("transcripts", right=True, words=words + warning)
 
 
 def _look_at_database(url: str) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ class SessionsSettings(Section):
 
     per_service: int = Field(default=15, ge=1)
     per_user: int = Field(default=30, ge=1)
+    per_user_per_service: int = Field(default=10, ge=1, description="one user's share of per_service")
     idle_timeout: Seconds = Field(default=900, description="of terminals: nothing typed and nothing shown; 0 is never")
     max_duration: Seconds = Field(default=28800, description="0 is never")
     database: str | None = Field(default=None, description="None: the file bastion.db beside the transcripts")
@@ -65,6 +66,8 @@ class AuditSettings(Section):
     recipients: Words = ()
     input: Literal["all", "no-tty", "none"] = "no-tty"
     stream_limit: Bytes = 64 * 2**20
+    user_quota: Bytes = Field(default=10 * 2**30, description="of one user's transcripts of 24 hours; 0 is none")
+    reserve: Bytes | None = Field(default=None, description="of the volume; None: 1 GiB, or 5 % where that is less")
 
 
 class ApiSettings(Section):

@@ -48,6 +48,12 @@ HOST_AND_PORTS = re.compile(
 )
 
 
+def size_in_words(size: int) -> str:
+    """Write a size in the largest unit of which it is at least one, such as "1.5 GiB"."""
+    unit = next((unit for unit in reversed(_SIZES) if size >= _SIZES[unit]), "B")
+    return f"{round(size / _SIZES[unit], 1):g} {unit}"
+
+
 def one_or_more(value: object) -> object:
     """Take one word for a list of it; for a field of `Words`."""
     if not isinstance(value, str):

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ from bastion.sessions.limits import Bounds
 from bastion.sessions.live import LiveSession
 from bastion.sessions.memory import MemoryStore
 from bastion.sessions.nodes import BEAT_SECONDS
+from bastion.sessions.quota import Quota
 from bastion.sessions.store import Look, Store, Wanted
 from bastion.sessions.writing import Writer
 
@@ -33,17 +35,19 @@ log = structlog.get_logger(__name__)
 class Sessions:
     """The sessions of every node that shares the store, those of this one live; `limits` may be replaced at any time.
 
+    `user_quota` bounds the bytes of a user's transcripts of the last 24 hours; 0 is no bound.
     Without a store the node is alone, and what has ended is soon forgotten. With one, `start` comes first, `keep` runs
     beside, and `close` comes last.
     """
 
-    def __init__(self, limits: SessionsSettings, node: str, store: Store | None = None) -> None:
+    def __init__(self, limits: SessionsSettings, node: str, store: Store | None = None, *, user_quota: int = 0) -> None:
         self.limits = limits
         self._node = node
         self._store = store or MemoryStore()
         self.duties = Duties(self._store.duties)
         self._writer = Writer(self._store)
         self._live: dict[str, LiveSession] = {}
+        self._quota = Quota(user_quota, self._live, self._store, self._writer)
         self._taking: set[str] = set()
         self._reserved: dict[str, Session] = {}
         self._lapses: dict[str, asyncio.TimerHandle] = {}
@@ -64,7 +68,7 @@ class Sessions:
 
     async def keep(self) -> None:
         """For ever: write down what becomes of sessions, say that this node lives, and hear what others ask of it."""
-        await asyncio.gather(self._writer.run(), self._watch())
+        await asyncio.gather(self._writer.run(), self._watch(), self._quota.run())
 
     async def close(self) -> None:
         """Write what is not written, and release what this node still has."""
@@ -216,6 +220,7 @@ class Sessions:
         """
         session = await self._take(_describe(identity, request, target, self._node), grant)
         self._live[session.uid] = live = LiveSession(session, grant, self._writer.put)
+        live.moved = partial(self._quota.moved, live.session.user)
         self._empty.clear()
         try:
             yield live
@@ -223,6 +228,7 @@ class Sessions:
             if live.session.ended_at is None:
                 live.update(state="terminated", ended_at=now())
             del self._live[request.uid]
+            self._quota.ended(live)
             live.watchers.end()
             if not self._live:
                 self._empty.set()
@@ -237,7 +243,7 @@ class Sessions:
         try:
             if self._writer.frees_places:
                 await self._writer.flush()
-            session = await self._store.take(session, Bounds.of(self.limits, grant), reserve=reserve)
+            session = await self._store.take(session, Bounds.of(self.limits, grant, self._quota.limit), reserve=reserve)
             if session.reserved_as is not None:
                 self._forget_reservation(session.reserved_as)
             self._refuse_if_stopped()

@@ -3,19 +3,23 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from bastion.config import GrantSettings
 from bastion.errors import BastionError
 from bastion.model import STDIN, Data, Event, Session, Terminal, now
 from bastion.sessions.watching import Watchers
 
+MOVED_BYTES: Final = 2**20
+
 
 class LiveSession:
     """One session while it lives: its record, its traffic, and the one way to end it.
 
     `bytes_in` counts what the client sent, `bytes_out` what the container sent; `active_at` is when anything last went
-    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own. `changed` is called with
-    the session's uid and the fields of its record that were replaced.
+    either way, on the event loop's clock. `tell` shows the user one line of the bastion's own. `transcript_bytes`
+    returns the size of the transcript, which never shrinks; `moved` is called after each MOVED_BYTES of traffic.
+    `changed` is called with the session's uid and the fields of its record that were replaced.
     """
 
     def __init__(
@@ -30,6 +34,9 @@ class LiveSession:
         self.watchers = Watchers()
         self.terminal: Terminal | None = None
         self.tell: Callable[[str], None] = lambda _line: None
+        self.transcript_bytes: Callable[[], int] = lambda: 0
+        self.moved: Callable[[], None] = lambda: None
+        self._moved_at = 0
         self._reason: BastionError | None = None
         self._task: asyncio.Task[object] | None = None
 
@@ -49,6 +56,9 @@ class LiveSession:
                 self.bytes_in += len(event.payload)
             else:
                 self.bytes_out += len(event.payload)
+            if (traffic := self.bytes_in + self.bytes_out) - self._moved_at >= MOVED_BYTES:
+                self._moved_at = traffic
+                self.moved()
 
     def publish(self, event: Event) -> None:
         """Show the event to those who watch; never waits."""

@@ -1,14 +1,15 @@
 """A store in memory, for a bastion that is alone and keeps no history: the places, and the sessions that ended last."""
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, cast
 
-from bastion.model import Session
+from bastion.model import Session, now
 from bastion.sessions.duty_store import DutyStore, MemoryDuties
 from bastion.sessions.limits import Bounds, Held, refuse_if_full
-from bastion.sessions.store import Changes, Look, Wanted
+from bastion.sessions.store import QUOTA_PERIOD, Changes, Look, Wanted
 
 _KEPT: Final = 1000  # sessions that have ended
 
@@ -19,10 +20,16 @@ class _Row:
     grant: str | None
     reserved: bool
     end_asked: str | None = None
+    transcript_bytes: int = 0
 
     @property
     def live(self) -> bool:
         return self.session.ended_at is None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its transcript counts against its user's quota."""
+        return self.session.ended_at is None or self.session.ended_at > now() - QUOTA_PERIOD
 
 
 class MemoryStore:
@@ -44,6 +51,7 @@ class MemoryStore:
             Counter(r.session.user for r in live.values() if (r.session.stack, r.session.service_name) == place),
             sum(row.session.user == session.user for row in live.values()),
             sum(row.grant == bounds.grant for row in live.values()),
+            sum(r.transcript_bytes for r in self._rows.values() if r.session.user == session.user and r.counts),
         )
         refuse_if_full(session, bounds, held)
         if reserved is not None:
@@ -58,6 +66,7 @@ class MemoryStore:
             if (row := self._rows.get(uid)) is not None:
                 rest = dict(fields)
                 row.end_asked = cast("str | None", rest.pop("end_asked", row.end_asked))
+                row.transcript_bytes = cast("int", rest.pop("transcript_bytes", row.transcript_bytes))
                 row.session = row.session.model_copy(update=cast("dict[str, Any]", rest))
         ended = [uid for uid, row in self._rows.items() if not row.live]
         for uid in ended[:-_KEPT]:
@@ -81,6 +90,14 @@ class MemoryStore:
         fitting.sort(key=lambda session: (session.created_at, session.uid), reverse=True)
         first = (wanted.page - 1) * wanted.per_page
         return fitting[first : first + wanted.per_page], len(fitting)
+
+    async def transcript_bytes(self, users: Collection[str]) -> Mapping[str, int]:
+        """See Store.transcript_bytes."""
+        sizes: Counter[str] = Counter()
+        for row in self._rows.values():
+            if row.session.user in users and not row.live and row.counts:
+                sizes[row.session.user] += row.transcript_bytes
+        return sizes
 
     async def forget(self, before: datetime) -> None:
         """See Store.forget."""

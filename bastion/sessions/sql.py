@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -18,7 +18,7 @@ from bastion.sessions.duty_store import DutyStore
 from bastion.sessions.duty_table import DutyTable
 from bastion.sessions.limits import Bounds, Held, refuse_if_full
 from bastion.sessions.nodes import Node, NodeWatch, this_process
-from bastion.sessions.store import BASTION_STOPPED, Changes, Look, Wanted
+from bastion.sessions.store import BASTION_STOPPED, QUOTA_PERIOD, Changes, Look, Wanted
 from bastion.sessions.tables import LIVE, SESSION_COLUMNS, database_seconds, nodes, sessions
 
 log = structlog.get_logger(__name__)
@@ -137,6 +137,18 @@ class SqlStore:
             return [_session(row) for row in (await connection.execute(page)).mappings()], total
 
     @_whole
+    async def transcript_bytes(self, users: Collection[str]) -> Mapping[str, int]:
+        """See Store.transcript_bytes."""
+        counted = or_(sessions.c.ended_at > now() - QUOTA_PERIOD, and_(LIVE, sessions.c.node_id != self.node_id))
+        asked = (
+            select(sessions.c.user, func.sum(sessions.c.transcript_bytes))
+            .where(counted, sessions.c.user.in_(users), sessions.c.transcript_bytes.is_not(None))
+            .group_by(sessions.c.user)
+        )
+        async with self._database.reading() as connection:
+            return {user: int(size) for user, size in await connection.execute(asked)}
+
+    @_whole
     async def forget(self, before: datetime) -> None:
         """See Store.forget."""
         async with self._database.writing() as connection:
@@ -195,10 +207,16 @@ async def _held(connection: AsyncConnection, session: Session, bounds: Bounds) -
         .group_by(sessions.c.user)
     )
     rows = [tuple(row) for row in await connection.execute(counted)]
+    size = 0
+    if bounds.user_quota:
+        recent = or_(LIVE, sessions.c.ended_at > now() - QUOTA_PERIOD)
+        total = select(func.sum(sessions.c.transcript_bytes)).where(by_user, recent)
+        size = int((await connection.execute(total)).scalar() or 0)
     return Held(
         Counter({user: int(count) for user, count, _, _ in rows if count}),
         sum(int(count) for _, _, count, _ in rows),
         sum(int(count) for _, _, _, count in rows),
+        size,
     )
 
 

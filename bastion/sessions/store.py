@@ -1,8 +1,8 @@
 """What the registry asks of a store: places under limits, what became of sessions, and word from other nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from bastion.model import Session, State
@@ -10,10 +10,15 @@ from bastion.sessions.duty_store import DutyStore
 from bastion.sessions.limits import Bounds
 
 Changes = Mapping[str, Mapping[str, object]]
-"""For each uid the fields of its Session that changed; `end_asked` is the reason for which it is to be ended."""
+"""For each uid the fields of its Session that changed.
+
+Beside these, `end_asked` is the reason for which it is to be ended, `transcript_bytes` the size of its transcript.
+"""
 
 BASTION_STOPPED: Final = "its bastion stopped"
 MOST_AT_ONCE: Final = 1000
+QUOTA_PERIOD: Final = timedelta(hours=24)
+"""For how long after its session's end a transcript counts against its user's quota."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,8 @@ class Store(Protocol):
         `reserved_as` the uid of the reservation. With `reserve` it is a reservation itself.
 
         Raises:
-            LimitReached: the service, the user or the grant has as many sessions as it may.
+            LimitReached: the service, the user or the grant has as many sessions as it may, or the user's quota of
+                transcript bytes is used up.
         """
         ...
 
@@ -99,6 +105,10 @@ class Store(Protocol):
 
     async def history(self, wanted: Wanted) -> tuple[list[Session], int]:
         """Return one page of the sessions that are wanted, live and ended, and how many there are on all pages."""
+        ...
+
+    async def transcript_bytes(self, users: Collection[str]) -> Mapping[str, int]:
+        """Return how many bytes count against these users' quotas, without those of this node's live sessions."""
         ...
 
     async def forget(self, before: datetime) -> None:

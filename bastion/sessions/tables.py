@@ -24,7 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from bastion.model import Session
 
-SCHEMA: Final = "0003"
+SCHEMA: Final = "0004"
 """The newest migration; a test holds the migrations to it."""
 VERSION_TABLE: Final = "bastion_schema"
 LONGEST_LINE: Final = 16384  # bytes of a key or revocation; 8192 are the most that OpenSSH reads of a key
@@ -114,6 +114,7 @@ sessions = Table(
     Column("grant_key", Words(64)),
     Column("reserved", Boolean, nullable=False),
     Column("end_asked", Words(1024)),
+    Column("transcript_bytes", BigInteger),
 )
 
 nodes = Table(

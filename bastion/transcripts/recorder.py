@@ -39,6 +39,7 @@ class Recorder:
         "_loop",
         "_on_failure",
         "_size",
+        "_stored",
         "age",
         "closed",
         "complete",
@@ -73,6 +74,7 @@ class Recorder:
         self._on_failure: Callable[[BastionError], None] | None = on_failure
         self._held: list[bytes] = []
         self._size = 0
+        self._stored = 0
         self._began = 0.0
         self._backlog = 0
         self._drained: asyncio.Event | None = None
@@ -81,6 +83,12 @@ class Recorder:
     def path(self) -> Path:
         """The transcript's file."""
         return self.age.path
+
+    def stored_bytes(self) -> int:
+        """Return the most bytes that this session's files held at a call, write-ahead files among them."""
+        if not self.closed:
+            self._stored = max(self._stored, self.age.size + sum(part.size for part in list(self.wal.parts)))
+        return max(self._stored, self.age.size)
 
     async def record(self, event: Recorded) -> None:
         """Put one event on record; when this returns, its encrypted record has been accepted by `write`.

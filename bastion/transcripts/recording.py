@@ -25,6 +25,7 @@ from bastion.transcripts.recipients import RecipientList
 from bastion.transcripts.recorder import ASK, Recorder
 from bastion.transcripts.sealing import MAX_NAMED, Unsealed, seal, seal_leftovers, write_signature
 from bastion.transcripts.signing import COMPLETE, Signer
+from bastion.transcripts.volume import Volume
 
 _INTERVAL: Final = 0.5  # two of them, and a failing volume has stopped every session within a second
 
@@ -48,6 +49,7 @@ class Transcripts:
         node: str,
         input: Input = "no-tty",  # noqa: A002 - the name the configuration gives it
         stream_limit: int = 64 * 2**20,
+        reserve: int | None = None,
     ) -> None:
         self._recipients = RecipientList.parse(recipients)
         self._signer = Signer(signing_key)
@@ -60,6 +62,7 @@ class Transcripts:
         self._syncing = ThreadPoolExecutor(1, "transcripts-syncing")
         self.ledger = ledgers.Ledger(directory / ledgers.FILE, self._signer, node, self._syncing)
         self._checkpoints = Checkpoints(self._signer, self.ledger)
+        self.volume = Volume(directory, reserve)
         self._live: set[Recorder] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
@@ -118,6 +121,15 @@ class Transcripts:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def refuse_unless_ready(self) -> None:
+        """Say why no session could be recorded, as far as that was seen at the last look.
+
+        Raises:
+            RecordingFailed: the volume has failed, does not answer, or has only its reserve left.
+        """
+        self.check()
+        self.volume.refuse_unless_ready()
 
     async def replace_recipients(self, recipients: Sequence[str]) -> bool:
         """Encrypt new transcripts to these recipients, once the ledger has the change; running sessions keep theirs.
@@ -208,6 +220,7 @@ class Transcripts:
     ) -> Recorder:
         folder = self._directory / f"{session.created_at:%Y/%m/%d}"
         path = folder / f"{session.uid}{SUFFIX}"
+        self.volume.admit()
         try:
             self._signer.check()
             make_folder(folder)
@@ -322,6 +335,7 @@ class Transcripts:
                     recorder.cut_if_old()
                 except RecordingFailed as error:
                     recorder.fail(error, tell=True)
+            await self._in_thread(self.volume.look)
             try:
                 for recorder, failure in await self._in_thread(self._checkpoints.write, live):
                     recorder.fail(failure, tell=True)

@@ -23,11 +23,16 @@ def identity(user: str = "alice") -> Identity:
 
 @asynccontextmanager
 async def node(
-    url: str | None, name: str = "node", limits: SessionsSettings | None = None, store: SqlStore | None = None
+    url: str | None,
+    name: str = "node",
+    limits: SessionsSettings | None = None,
+    store: SqlStore | None = None,
+    *,
+    user_quota: int = 0,
 ) -> AsyncIterator[Sessions]:
     """Run a registry on this database, as a server does; without one it is in memory."""
     kept = store or (SqlStore(url, name) if url is not None else None)
-    sessions = Sessions(limits or SessionsSettings(), name, kept)
+    sessions = Sessions(limits or SessionsSettings(), name, kept, user_quota=user_quota)
     await sessions.start()
     keeping = asyncio.create_task(sessions.keep())
     try:

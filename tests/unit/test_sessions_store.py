@@ -120,6 +120,43 @@ async def test_limits_hold_for_service_user_and_grant(url: str | None) -> None:
 
 
 @everywhere
+async def test_E9_a_user_has_a_share_of_a_service(url: str | None) -> None:
+    """Reservations count as sessions do; others, and other services, are not concerned."""
+    limits = SessionsSettings(per_service=3, per_user_per_service=2)
+    async with node(url, limits=limits) as sessions, live(sessions, "1"):
+        reserved = await sessions.reserve(identity(), TARGET)
+        with pytest.raises(LimitReached, match="alice has 2 sessions of web@mystack, and 2 is one user's share"):
+            await sessions.reserve(identity(), TARGET)
+        async with live(sessions, "2", target=OTHER), live(sessions, "3", "bob"):
+            pass
+        async with live(sessions, "4") as session:  # takes the reservation over
+            assert session.session.reserved_as == reserved.uid
+
+
+@everywhere
+async def test_E9_a_users_transcripts_have_a_quota(url: str | None) -> None:
+    """What runs and what ended today count together: at the quota the user's sessions end, and none is opened."""
+    async with node(url, user_quota=1000) as sessions:
+        async with live(sessions, "1") as first:
+            first.transcript_bytes = lambda: 400
+        async with live(sessions, "2") as second, live(sessions, "3", "bob") as other:
+            other.transcript_bytes = lambda: 999
+            second.transcript_bytes = lambda: 600
+            with pytest.raises(SessionEnded, match="have reached their quota of 1000 B"), second.interruptible():
+                await asyncio.sleep(60)
+            with other.interruptible():
+                await asyncio.sleep(0)
+        with pytest.raises(LimitReached, match="quota of 1000 B") as refusal:
+            await sessions.reserve(identity(), TARGET)
+        assert "user_quota" in refusal.value.hint
+        await sessions.reserve(identity("bob"), TARGET)
+    if url is not None:
+        async with node(url, "next", user_quota=1000) as sessions:
+            with pytest.raises(LimitReached, match="quota"):
+                await sessions.reserve(identity(), TARGET)
+
+
+@everywhere
 async def test_a_reservation_is_taken_over_by_its_users_session(url: str | None) -> None:
     """It holds a place; only that user's session in that service takes it, and is then found by its uid."""
     async with node(url, limits=SessionsSettings(per_service=1)) as sessions:
