@@ -10,7 +10,7 @@ from bastion.errors import ConfigurationError, DatabaseFailed
 from bastion.keyring import auditors, changes, home, issuing
 from bastion.keyring.admitting import Admission, KeyObjection, NotAdmitted, admit_certificate, admit_key
 from bastion.keyring.authorized_keys import fingerprint
-from bastion.keyring.certificates import InvalidCertificateError, is_certificate, parse
+from bastion.keyring.certificates import InvalidCertificateError, fingerprint_of, is_certificate, parse
 from bastion.keyring.changes import Copied
 from bastion.keyring.clock import Clock
 from bastion.keyring.file_store import AuthorityFolder, FileStore, folder_stamp
@@ -35,7 +35,7 @@ __all__ = [
     "ListedKey",
     "NotAdmitted",
     "copy_keys",
-    "fingerprint",
+    "fingerprint_of",
     "open_keyring",
 ]
 

@@ -1,5 +1,6 @@
 """An OpenSSH user certificate (PROTOCOL.certkeys) is taken apart into what its authority says of which key."""
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -170,6 +171,14 @@ def parse(blob: bytes) -> UserCertificate:
         signed=signed,
         signature=signature,
     )
+
+
+def fingerprint_of(blob: bytes) -> str:
+    """Return the SHA256 fingerprint of a key, or of the key that a certificate is for, as `ssh-keygen -l` prints it."""
+    if is_certificate(blob):
+        with contextlib.suppress(InvalidCertificateError):
+            return parse(blob).key_fingerprint
+    return fingerprint(blob)
 
 
 def _text(value: bytes, what: str) -> str:

@@ -8,7 +8,7 @@ import structlog
 from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from bastion.admission import Refusal, source_of
-from bastion.keyring import KeyObjection, fingerprint
+from bastion.keyring import KeyObjection, fingerprint_of
 from bastion.log import shorten
 from bastion.metrics import Metrics
 from bastion.refusals import Note
@@ -46,6 +46,10 @@ MAX_KEYS: Final = 8  # named in one line; an agent may have more
 MAX_NAME_BYTES: Final = 320  # of a name in one line
 MAX_VERSION_BYTES: Final = 255  # of a client's version (RFC 4253 §4.2)
 MAX_DETAIL_BYTES: Final = 200
+BROKEN_PROTOCOL: Final = (
+    asyncssh.ProtocolError, asyncssh.ProtocolNotSupported, asyncssh.MACError, asyncssh.CompressionError,
+    asyncssh.ServiceNotAvailable,
+)  # fmt: skip
 LINES_PER_SOURCE: Final = 10  # a minute; what is more is counted
 LINES: Final = 300  # a minute, of all sources together
 MAX_SOURCES: Final = 256  # with a count of their own in a minute
@@ -65,7 +69,7 @@ class LoginAttempts:
     def fail(self, key_data: bytes, reason: Reason) -> None:
         """Note a key that was refused."""
         self.reasons.add(reason)
-        key = f"{_type_of(key_data)} {fingerprint(key_data)}"
+        key = f"{_type_of(key_data)} {fingerprint_of(key_data)}"
         if key in self.keys:
             return
         if len(self.keys) < MAX_KEYS:
@@ -127,12 +131,16 @@ class RefusedLogins:
 
 
 def reason_of(error: Exception | None) -> tuple[Reason | None, str]:
-    """Return why a connection broke before any login was tried, and the library's own words for it."""
+    """Return why a connection broke before any login was tried, and the words of the library or of the client for it.
+
+    None where the client said good-bye in words of its own, as after a host key that it does not trust.
+    """
+    if not isinstance(error, asyncssh.DisconnectError) or isinstance(error, asyncssh.ConnectionLost):
+        return None, ""
+    detail = shorten(error.reason, MAX_DETAIL_BYTES)
     if isinstance(error, asyncssh.KeyExchangeFailed):
-        return "algorithms", shorten(error.reason, MAX_DETAIL_BYTES)
-    if isinstance(error, asyncssh.DisconnectError) and not isinstance(error, asyncssh.ConnectionLost):
-        return "protocol", shorten(error.reason, MAX_DETAIL_BYTES)
-    return None, ""
+        return "algorithms", detail
+    return ("protocol" if isinstance(error, BROKEN_PROTOCOL) else None), detail
 
 
 def _type_of(key_data: bytes) -> str:

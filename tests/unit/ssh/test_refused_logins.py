@@ -117,6 +117,30 @@ async def test_E7_reasons_are_told_apart(house: House, lines: StringIO) -> None:
     assert (await refused(house, lines, signed(STRANGER, house.key)))["reason"] == "revoked"
 
 
+async def test_E7_certificate_is_named_by_the_key_it_is_for(house: House, lines: StringIO) -> None:
+    """The fingerprint is the one that ssh-keygen shows of the certificate."""
+    authority, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    certificate = authority.generate_user_certificate(key, "somebody", principals=["alice"])
+    line = await refused(house, lines, offer(STRANGER, certificate))  # type: ignore[arg-type] # nothing is signed
+    assert line["reason"] == "unknown key"
+    assert line["keys"] == [f"ssh-ed25519-cert-v01@openssh.com {key.get_fingerprint()}"]
+
+
+async def test_E7_client_without_a_common_algorithm_is_told_apart(house: House, lines: StringIO) -> None:
+    """An old client's line says what it lacks; a scanner's that it broke the protocol."""
+    with pytest.raises(asyncssh.KeyExchangeFailed):
+        await house.connect(kex_algs=["ecdh-sha2-nistp256"])
+    await until(lambda: events(lines, "login refused"))
+    _, writer = await asyncio.open_connection(*house.address)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: len(events(lines, "login refused")) == 2)
+    writer.close()
+    old, scanner = events(lines, "login refused")
+    assert old["reason"] == "no common algorithm"
+    assert "key exchange" in old["detail"]
+    assert scanner["reason"] == "broke the protocol"
+
+
 async def test_E7_line_is_bounded_and_harmless(house: House, lines: StringIO) -> None:
     """A name of 30,000 characters, one with escapes, and an agent of twenty keys make one short line each."""
     line = await refused(house, lines, none("\x1b]0;x\x07" + "w" * 30000))
