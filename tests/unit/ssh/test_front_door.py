@@ -81,9 +81,9 @@ async def test_E6_silent_sockets_of_many_sources_keep_nobody_out(tmp_path: Path)
 
 async def test_B1_connections_of_one_source_that_do_not_log_in_are_bounded(tmp_path: Path) -> None:
     """Of forty silent sockets of one address ten are held; the others read why, and all are closed after the grace."""
-    async with house_with(tmp_path, login_grace="1s", max_handshakes_per_source=0) as house:
+    async with house_with(tmp_path, login_grace="2s", max_handshakes_per_source=0) as house:
         lines = []
-        callers = [await call(house, "127.0.0.2") for _ in range(40)]
+        callers = await asyncio.gather(*(call(house, "127.0.0.2") for _ in range(40)))
         for reader, _ in callers:
             async with asyncio.timeout(10):
                 lines.append(await reader.readline())
@@ -97,7 +97,7 @@ async def test_B1_connections_of_one_source_that_do_not_log_in_are_bounded(tmp_p
 
 
 async def until_refused(house: House, source: str, offend: Callable[[], Awaitable[None]]) -> None:
-    """Offend until the source is refused: by the second time, or a later one where the machine is slow."""
+    """Offend until the source is refused: at once, or later where penalties add up or the machine is slow."""
     for _ in range(20):
         await offend()
         if await first_line(house, source) == PENALISED:
@@ -107,7 +107,7 @@ async def until_refused(house: House, source: str, offend: Callable[[], Awaitabl
 
 async def test_B2_failed_logins_shut_a_source_out_for_a_while(tmp_path: Path) -> None:
     """After the threshold a source reads "Not allowed at this time", others log in, and later it may again."""
-    async with house_with(tmp_path, penalties="authfail:2s noauth:0 min:3s max:4s") as house:
+    async with house_with(tmp_path, penalties="authfail:3s noauth:0 min:3s max:4s") as house:
         await until_refused(house, "127.0.0.2", lambda: fail_to_log_in(house, "127.0.0.2"))
         assert await first_line(house, "127.0.0.3") == IDENTIFICATION
         await log_in(house, "127.0.0.1")
@@ -160,12 +160,12 @@ async def test_B2_default_exempts_a_proxy_on_the_same_host(house: House) -> None
 
 
 async def test_B5_handshakes_beyond_the_budget_are_refused_before_they_cost_anything(tmp_path: Path) -> None:
-    """Of sixty connections at once of one address some begin; the others read why, and made no asyncssh connection."""
-    options = {"max_handshakes_per_source": 5, "max_startups_per_source": 60, "penalties": "no"}
+    """Of sixty connections at once of one address one begins; the others read why, and made no asyncssh connection."""
+    options = {"max_handshakes_per_source": 0.05, "max_startups_per_source": 60, "penalties": "no"}
     async with house_with(tmp_path, **options) as house:
         callers = [await call(house, "127.0.0.2") for _ in range(60)]
         lines = [await reader.readline() for reader, _ in callers]
-        assert 5 <= lines.count(IDENTIFICATION) < 30
+        assert 1 <= lines.count(IDENTIFICATION) <= 4  # one, and another for each 20 s that a slow machine takes
         assert lines.count(b"Exceeded handshake rate\r\n") == 60 - lines.count(IDENTIFICATION)
         assert len(house.server._connections) == lines.count(IDENTIFICATION)  # noqa: SLF001
         await log_in(house, "127.0.0.1")

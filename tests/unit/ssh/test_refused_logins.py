@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,36 @@ async def test_A8_names_of_any_characters_are_answered_as_a_strangers(house: Hou
                 continue  # alice may log in, and is told by the gateway
             given = await replies_of(house.address, none(name), offer(name, who), signed(name, who))
             assert given == expected, name
+
+
+async def test_A8_keys_that_are_no_longer_good_are_answered_as_a_strangers(house: House) -> None:
+    """Expired, revoked and from elsewhere: the bytes are those for a key that nobody has ever seen."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    expected = await replies_of(house.address, none(STRANGER), offer(STRANGER, key), signed(STRANGER, key))
+    public = key.export_public_key().decode()
+    for options in ('expiry-time="20200101Z"', 'from="192.0.2.0/24"'):
+        (house.keyring.home / "users" / "dora.pub").write_text(f"{options} {public}")
+        house.keyring.refresh()
+        given = await replies_of(house.address, none(STRANGER), offer(STRANGER, key), signed(STRANGER, key))
+        assert given == expected
+    house.keyring.revoke(house.fingerprint)
+    house.keyring.refresh()
+    given = await replies_of(house.address, none(STRANGER), offer(STRANGER, house.key), signed(STRANGER, house.key))
+    assert given == expected
+
+
+@pytest.mark.parametrize(
+    ("ask", "answered"), [(lambda key: offer(STRANGER, key), 20), (lambda key: signed(STRANGER, key, spoil=True), 10)]
+)
+async def test_A9_attempts_of_one_connection_are_bounded(
+    house: House, lines: StringIO, ask: Callable[[asyncssh.SSHKey], Ask], answered: int
+) -> None:
+    """The 21st key that is offered and the 11th bad signature end the connection, in one line of the log."""
+    keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(50)]
+    assert len(await replies_of(house.address, *map(ask, keys))) == answered
+    await until(lambda: events(lines, "login refused"))
+    (line,) = events(lines, "login refused")
+    assert len(line["keys"]) + line["more_keys"] == answered + 1
 
 
 @pytest.mark.parametrize("name", ["web＠mystack", "ｗｅｂ@mystack", "web@mystack\u00ad"])
