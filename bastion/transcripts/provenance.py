@@ -15,8 +15,8 @@ from typing import Final, Literal
 from bastion.errors import TranscriptError
 from bastion.transcripts import age
 from bastion.transcripts.accounts import Account, Claim
-from bastion.transcripts.layout import open_regular
-from bastion.transcripts.signing import MAX_SIGNATURE_BYTES, Verifier
+from bastion.transcripts.layout import open_regular, signature_path
+from bastion.transcripts.signing import COMPLETE, MAX_SIGNATURE_BYTES, UNCLEAN, Verifier
 from bastion.transcripts.wal import read_wrap
 
 Verdict = Literal[
@@ -35,6 +35,7 @@ Verdict = Literal[
 ]
 
 _BLOCK_BYTES: Final = 2**20
+_NO_LINE: Final = "the ledger has no `opened` line of it there"
 
 
 class Unproven(Exception):
@@ -220,6 +221,31 @@ def holds_nothing(path: Path, parts: Sequence[Path]) -> bool:
     except TranscriptError:
         return False
     return True
+
+
+def judge_stranger(path: Path, parts: Sequence[Path], verifier: Verifier) -> None:
+    """Require of a transcript without an `opened` line that no record lies in it: a crash left it before that line.
+
+    Raises:
+        Unproven: one does, or it is signed.
+        OSError: a file cannot be read.
+    """
+    if is_signed(path, verifier, COMPLETE, UNCLEAN):
+        raise Unproven("unknown", f"{_NO_LINE}, but it is signed: it is a copy, or the ledger was cut or replaced")
+    if signature_path(path).exists() or not holds_nothing(path, parts):
+        raise Unproven("forged", f"{_NO_LINE}: the bastion did not begin it")
+
+
+def is_signed(path: Path, verifier: Verifier, *namespaces: str) -> bool:
+    """Tell whether a transcript's signature is ours in one of these namespaces.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not signature_path(path).exists():
+        return False
+    digest = hash_file(path).whole
+    return any(check_signature(signature_path(path), digest, namespace, verifier) is None for namespace in namespaces)
 
 
 def check_signature(signature: Path, digest: str, namespace: str, verifier: Verifier) -> tuple[Verdict, str] | None:

@@ -15,16 +15,15 @@ from bastion.errors import BastionError, ConfigurationError, RecordingFailed
 from bastion.model import Request, Session, Target
 from bastion.tasks import background
 from bastion.transcripts import ledger as ledgers
-from bastion.transcripts.accounts import Account
 from bastion.transcripts.asciicast import Input, Lines
-from bastion.transcripts.checkpoints import Checkpoints, beginning, check_files, written
+from bastion.transcripts.checkpoints import Checkpoints, beginning
+from bastion.transcripts.closing import Closing
 from bastion.transcripts.folders import check_folders, make_folder
 from bastion.transcripts.layout import LOCK, SUFFIX, UID, parts_of
-from bastion.transcripts.provenance import Unproven, prove
 from bastion.transcripts.recipients import RecipientList
 from bastion.transcripts.recorder import ASK, Recorder
-from bastion.transcripts.sealing import MAX_NAMED, Unsealed, seal, seal_leftovers, write_signature
-from bastion.transcripts.signing import COMPLETE, Signer
+from bastion.transcripts.sealing import MAX_NAMED, Unsealed, seal_leftovers
+from bastion.transcripts.signing import Signer
 from bastion.transcripts.volume import Volume
 
 _INTERVAL: Final = 0.5  # two of them, and a failing volume has stopped every session within a second
@@ -62,6 +61,7 @@ class Transcripts:
         self._syncing = ThreadPoolExecutor(1, "transcripts-syncing")
         self.ledger = ledgers.Ledger(directory / ledgers.FILE, self._signer, node, self._syncing)
         self._checkpoints = Checkpoints(self._signer, self.ledger)
+        self._closing = Closing(self._signer, self.ledger, self._checkpoints)
         self.volume = Volume(directory, reserve)
         self._live: set[Recorder] = set()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -201,19 +201,14 @@ class Transcripts:
         try:
             recorder.begin(lines, header)
         except RecordingFailed:
-            await self._in_thread(self._close_unclean, recorder)
+            await self._in_thread(self._closing.fail, recorder)
             raise
         self._live.add(recorder)
         return recorder
 
     def _abandon(self, creating: asyncio.Future[Recorder]) -> None:
         if not creating.cancelled() and creating.exception() is None:
-            self._syncing.submit(self._abandon_recorder, creating.result())
-
-    def _abandon_recorder(self, recorder: Recorder) -> None:
-        recorder.close()
-        self._log.info("client-left-early", uid=recorder.uid)
-        self._seal(recorder, "the client left before its record was open")
+            self._syncing.submit(self._closing.abandon, creating.result())
 
     def _create(
         self, session: Session, recipients: RecipientList, on_failure: Callable[[BastionError], None]
@@ -266,56 +261,14 @@ class Transcripts:
         try:
             await recorder.end(words)
             await asyncio.get_running_loop().run_in_executor(self._worker, recorder.age.finish)
-            await self._in_thread(self._close_clean, recorder)
+            await self._in_thread(self._closing.close, recorder)
         except (RecordingFailed, OSError) as error:
             failure = recorder.fail(error, tell=False)
             await recorder.drained()
-            await self._in_thread(self._close_unclean, recorder)
+            await self._in_thread(self._closing.fail, recorder)
             raise failure from error
         finally:
             self._live.discard(recorder)
-
-    def _close_clean(self, recorder: Recorder) -> None:
-        if recorder.failure is not None:
-            raise recorder.failure
-        path = recorder.path
-        size, _, running = recorder.age.state()
-        self._checkpoints.sync(recorder.age.descriptor)
-        self.ledger.check()
-        check_files(recorder)
-        write_signature(path, self._signer.sign_file(running.digest(), COMPLETE))
-        recorder.complete = True
-        relative = str(path.relative_to(self._directory))
-        self.ledger.write(
-            "closed", {"uid": recorder.uid, "path": relative, "size": size, "sha256": running.hexdigest()}
-        )
-        recorder.close()
-        for part in recorder.wal.parts:
-            try:
-                part.path.unlink(missing_ok=True)
-            except OSError as error:  # it is closed: the next start removes what is left
-                self._log.warning("write-ahead file not removed", uid=recorder.uid, error=str(error))
-
-    def _close_unclean(self, recorder: Recorder) -> None:
-        recorder.close()
-        failure = recorder.failure
-        reason = failure.public if failure else "recording failed"
-        self._log.error("recording-failed", uid=recorder.uid, reason=reason, detail=failure.detail if failure else "")
-        if (
-            not recorder.complete
-        ):  # else its signature says so, and only the ledger lacks its end: the next start adds it
-            self._seal(recorder, reason)
-
-    def _seal(self, recorder: Recorder, reason: str) -> None:
-        path, state = recorder.path, written(recorder)
-        account = Account(str(path.relative_to(self._directory)), begin=state, wraps=frozenset(recorder.wal.wraps))
-        try:
-            proof = prove(path, parts_of(path), account)
-            seal(path, proof.files, self._signer, self.ledger, reason)
-        except Unproven as error:
-            self._log.error("transcript-not-sealed", uid=recorder.uid, verdict=error.verdict, reason=error.reason)
-        except (OSError, RecordingFailed) as error:
-            self._log.error("transcript-not-sealed", uid=recorder.uid, error=str(error), next="the next start seals it")
 
     def _log_unsealed(self, unsealed: Sequence[Unsealed]) -> None:
         for one in unsealed[:MAX_NAMED]:
@@ -327,6 +280,7 @@ class Transcripts:
             self._log.error("transcripts-not-sealed", count=len(unsealed), hint="bastion transcripts verify")
 
     async def _tick(self) -> None:
+        reason = ""
         while True:
             await asyncio.sleep(_INTERVAL)
             live = list(self._live)
@@ -339,7 +293,11 @@ class Transcripts:
             try:
                 for recorder, failure in await self._in_thread(self._checkpoints.write, live):
                     recorder.fail(failure, tell=True)
+                reason = ""
             except (OSError, BastionError) as error:
+                if str(error) != reason:  # once, and not at every tick
+                    reason = str(error)
+                    self._log.error("recording-stopped", reason=reason, sessions=len(self._live))
                 for recorder in list(self._live):
                     recorder.fail(error, tell=True)
 

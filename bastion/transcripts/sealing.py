@@ -16,7 +16,7 @@ from bastion.transcripts.provenance import (
     Unproven,
     Verdict,
     check_signature,
-    holds_nothing,
+    judge_stranger,
     prove,
     require_finished,
     wrap_digest,
@@ -131,10 +131,8 @@ class _Leftovers:
         """
         account = self._accounts.of.get(uid_of(path))
         try:
-            if account is None or not account.opened:
+            if account is None or not account.opened or account.path != str(path.relative_to(self._directory)):
                 self._settle_stranger(path, parts)
-            elif account.path != str(path.relative_to(self._directory)):
-                raise Unproven("forged", f"the ledger has its session at {account.path}")
             elif account.last == "opened":
                 self._settle_open(path, parts, account)
             elif not signature_path(path).exists():
@@ -146,8 +144,7 @@ class _Leftovers:
             raise Unproven("unproven", str(error)) from error
 
     def _settle_stranger(self, path: Path, parts: Sequence[Path]) -> None:
-        if signature_path(path).exists() or not _reading(holds_nothing, path, parts):
-            raise Unproven("forged", "the ledger has no `opened` line of it: the bastion did not begin it")
+        _reading(judge_stranger, path, parts, self._verifier)
         for file in (*parts, path):
             file.unlink()
 

@@ -18,6 +18,8 @@ from bastion.transcripts.provenance import (
     check_signature,
     hash_file,
     holds_nothing,
+    is_signed,
+    judge_stranger,
     prove,
     require_finished,
 )
@@ -172,16 +174,14 @@ class _Judge:
 
     def judge_stranger(self, path: Path) -> Finding:
         """Judge a transcript of which the ledger has no `opened` line for this place."""
-        uid, parts = uid_of(path), self._parts.of(path)
-        words = f"the ledger has no `opened` line of {path.relative_to(self._directory)}"
+        uid = uid_of(path)
         try:
-            if self._is_signed(path):
-                return Finding(uid, "unknown", f"{words}, but it is signed: a copy, or the ledger's end was cut")
-            if not signature_path(path).exists() and holds_nothing(path, parts):
-                return Finding(uid, "unclean", "it holds no record: the bastion was killed before its session was open")
+            judge_stranger(path, self._parts.of(path), self._verifier)
+        except Unproven as error:
+            return Finding(uid, error.verdict, f"{path.relative_to(self._directory)}: {error.reason}")
         except OSError as error:
             return _unreadable(uid, path, error)
-        return Finding(uid, "forged", f"{words}: the bastion did not begin it")
+        return Finding(uid, "unclean", "it holds no record: the bastion was killed before its session was open")
 
     def _judge(self, uid: str, account: Account, path: Path, parts: Sequence[Path]) -> Finding:
         try:
@@ -213,20 +213,13 @@ class _Judge:
         try:
             proof = prove(path, parts, account)
         except Unproven as error:
-            if error.verdict == "truncated" and self._is_signed(path, COMPLETE):
+            if error.verdict == "truncated" and is_signed(path, self._verifier, COMPLETE):
                 words = "it is signed as complete, and what goes after `closed` is gone: the ledger's end was cut"
                 return Finding(uid, "broken chain", words)
             raise
         if self.live and not signature_path(path).exists():
             return Finding(uid, "open", "it is being written")
         return _unclean(uid, "it was never closed", proof)
-
-    def _is_signed(self, path: Path, *namespaces: str) -> bool:
-        digest = hash_file(path).whole
-        return any(
-            check_signature(signature_path(path), digest, namespace, self._verifier) is None
-            for namespace in namespaces or (COMPLETE, UNCLEAN)
-        )
 
 
 def _proof_of(path: Path, account: Account) -> Proof | None:

@@ -1,5 +1,7 @@
 """The machine's clock is set an hour forth and back: no session ends by it, and no key or grant comes to life again."""
 
+import itertools
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.e2e.places import Place
-from tests.e2e.server import Bastion
+from tests.e2e.server import Bastion, uid_of
 
 PROMPT = rb"[#$] "
 
@@ -63,8 +65,13 @@ def server(place: Place, tmp_path: Path, clock: Clock) -> Iterator[Bastion]:
 
 
 def test_steps_of_an_hour(server: Bastion, clock: Clock) -> None:
-    """An open shell outlives both steps; what has expired by the later clock stays expired by the earlier one."""
+    """An open shell outlives both steps; what has expired by the later clock stays expired by the earlier one.
+
+    The times of its record do not jump, and the ledger shows both steps (D15).
+    """
+    began = time.monotonic()
     shell = server.terminal()
+    uid = uid_of(shell)
     shell.expect(PROMPT)
     users = ("alice", "bob", "carol")
     assert [server.ssh("true", user=user).returncode for user in users] == [0, 0, 0]
@@ -81,3 +88,9 @@ def test_steps_of_an_hour(server: Bastion, clock: Clock) -> None:
     shell.expect(pexpect.EOF)
     shell.close()
     assert shell.exitstatus == 6
+    intervals = [event[0] for event in server.read(uid)[1:]]
+    assert min(intervals) >= 0
+    assert sum(intervals) <= time.monotonic() - began
+    lines = (server.transcripts / "ledger.jsonl").read_text().splitlines()
+    times = [datetime.fromisoformat(json.loads(line)["time"]) for line in lines]
+    assert {1, -2} <= {round((later - earlier) / timedelta(hours=1)) for earlier, later in itertools.pairwise(times)}

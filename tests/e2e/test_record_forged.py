@@ -146,6 +146,8 @@ def test_E8_a_ledger_that_is_taken_away_ends_every_session(own: Bastion) -> None
         capture_output=True, check=True,
     )  # fmt: skip
     assert b"the ledger was deleted" in ready.stdout
+    (stopped,) = own.events("recording-stopped")
+    assert "the ledger was deleted" in stopped["reason"]
     own.stop()
     own.start()
     assert own.ssh("echo again").stdout == b"again\n"
