@@ -156,9 +156,11 @@ def _lines(path: Path, after: int, *having: bytes) -> Iterator[tuple[int, dict[s
 
     The others are not read as JSON: a ledger is long, and this is done while sessions run.
     """
-    if not path.exists():
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError:  # no other error: a ledger that cannot be read is not an empty one
         return
-    with path.open("rb") as file:
+    with opened as file:
         for number in itertools.count(1):
             line = file.readline(_LONGEST_LINE)
             if not line.endswith(b"\n"):

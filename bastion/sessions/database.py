@@ -134,8 +134,13 @@ async def look_at(url: str) -> str:
     """
     database = Database(url)
     where = str(database.path or "postgresql")
-    if database.path is not None and not database.path.exists():
+    try:
+        if database.path is not None:
+            database.path.stat()
+    except FileNotFoundError:
         return f"{where}: made at the first start"
+    except OSError as error:
+        raise _unusable(error) from error
     try:
         schema = await database.schema()
         if schema is not None and schema not in known_schemas():
