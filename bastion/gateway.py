@@ -55,6 +55,17 @@ class Rules:
     notice: bool
 
 
+@dataclass(slots=True)
+class _Granted:
+    """What a live session was granted; `judge` is the policy, and its expired grants, that allowed it last."""
+
+    identity: Identity
+    request: Request
+    target: Target
+    access: FileAccess | None
+    judge: tuple[Policy, frozenset[int]] | None = None
+
+
 class Gateway:
     """Turns a request of a known person into a session in a container."""
 
@@ -73,7 +84,7 @@ class Gateway:
         self._runtimes = runtimes
         self._metrics = metrics
         self.refusals = Refusals(metrics, self.note)
-        self._granted: dict[LiveSession, tuple[Identity, Request, Target, FileAccess | None]] = {}
+        self._granted: dict[LiveSession, _Granted] = {}
 
     @property
     def rules(self) -> Rules:
@@ -99,7 +110,7 @@ class Gateway:
             descriptors.check_room()
             access = self._rules.policy.file_access(identity, target) if asked.kind == "subsystem" else None
             async with self._sessions.open(identity, request, target, grant) as session:
-                self._granted[session] = identity, asked, target, access
+                self._granted[session] = _Granted(identity, asked, target, access)
                 try:
                     await self._run(session, request, target, access, channel)
                 finally:
@@ -164,15 +175,23 @@ class Gateway:
             log.warning("not in the ledger", line=event, reason=error.public)
 
     def _review(self) -> None:
+        """End the sessions that the policy no longer allows; each is judged again only when the answer may be another.
+
+        A session is judged here once after it was opened, since the rules may have changed between the two.
+        """
         policy = self._rules.policy
-        for session, (identity, asked, target, access) in list(self._granted.items()):
+        judge = policy, policy.expired()
+        for session, granted in list(self._granted.items()):
+            if granted.judge == judge:
+                continue
+            granted.judge = judge
             try:
-                policy.authorize(identity, asked, target)
-                policy.admit(target)
+                policy.authorize(granted.identity, granted.request, granted.target)
+                policy.admit(granted.target)
             except Refused as refusal:
                 session.end(SessionEnded(f"the grant for this session is gone: {refusal.public}", refusal.hint))
                 continue
-            if access is not None and policy.file_access(identity, target) != access:
+            if granted.access is not None and policy.file_access(granted.identity, granted.target) != granted.access:
                 session.end(SessionEnded("the grants for files have changed", "connect again"))
 
     @staticmethod

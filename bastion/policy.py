@@ -120,6 +120,10 @@ class Policy:
         )
         return FileAccess(read, write)
 
+    def expired(self) -> frozenset[int]:
+        """Return the numbers of the grants that have expired: until it changes, every decision stays the same."""
+        return frozenset(number for number, grant in enumerate(self._grants) if self._has_expired(grant))
+
     def verdicts(self, user: str, name: Name) -> dict[Permission, Verdict]:
         """Return for each permission the grants that give it, or why none does; the name has its stack.
 

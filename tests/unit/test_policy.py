@@ -342,7 +342,9 @@ def test_grant_expires() -> None:
     policy = Policy([GrantSettings(users=("alice",), stacks=("shop",), expires=moment)], clock=lambda: clock[0])
     assert allowed(policy, ALICE, ask("web@shop"))
     assert policy.literal_stacks(ALICE) == {"shop"}
+    assert policy.expired() == frozenset()
     clock[0] += 1
+    assert policy.expired() == {0}
     assert not allowed(policy, ALICE, ask("web@shop"))
     assert not policy.may_enter(ALICE, "shop", "web")
     assert policy.literal_stacks(ALICE) == set()
