@@ -1,11 +1,11 @@
 """Move events between a channel and an exec, recording each before it is delivered."""
 
-import asyncio
 from collections.abc import Callable
 
 from bastion.model import Channel, Event, Exit, Record, Sink, Source
 from bastion.runtimes import Exec
 from bastion.sessions import LiveSession
+from bastion.tasks import race
 
 
 async def relay(
@@ -35,14 +35,4 @@ async def relay(
         await record(status)
         return status
 
-    output = asyncio.create_task(follow(), name=f"output {session.session.uid}")
-    input_ = asyncio.create_task(pump(channel, program), name=f"input {session.session.uid}")
-    try:
-        await asyncio.wait((output, input_), return_when=asyncio.FIRST_COMPLETED)
-        if not output.done():
-            input_.result()
-        return await output
-    finally:
-        output.cancel()
-        input_.cancel()
-        await asyncio.gather(output, input_, return_exceptions=True)
+    return await race(follow(), pump(channel, program), name=f"output {session.session.uid}")

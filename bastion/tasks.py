@@ -1,7 +1,8 @@
 """Tasks that nobody awaits: where each of their ends is handled, and how long a caller waits for one."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -37,6 +38,54 @@ def background(
     _running.add(task)
     task.add_done_callback(partial(_ended, essential=essential, expected=expected))
     return task
+
+
+async def race(main: Coroutine[Any, Any, Result], beside: Coroutine[Any, Any, object], *, name: str) -> Result:
+    """Run two coroutines, and return the result of `main`; both have ended then.
+
+    `beside` may return before `main`, which goes on. What it raises before `main` has ended is raised here; what
+    either raises otherwise is handled as of any background task.
+    """
+    first = background(main, name=name, expected=(BastionError,))
+    second = background(beside, name=f"beside {name}", expected=(BastionError,))
+    try:
+        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            second.result()
+        return await first
+    finally:
+        first.cancel()
+        second.cancel()
+        await asyncio.wait((first, second))
+
+
+@asynccontextmanager
+async def unpaused_timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
+    """Do as asyncio.timeout does, but leave out a pause of the whole process (SIGSTOP, a suspended machine).
+
+    By the clock, everything that waits would time out at once when the process goes on, though nothing had the time.
+
+    Raises:
+        TimeoutError: what runs inside has not ended after `seconds`.
+    """
+    loop = asyncio.get_running_loop()
+    ticking: asyncio.TimerHandle | None = None
+
+    def tick(expected: float) -> None:
+        nonlocal ticking
+        # Handles run in the order of their times: after a pause this one runs before the deadline's, and moves it.
+        pause = loop.time() - expected
+        if pause > _WAIT_STEP_SECONDS and (when := deadline.when()) is not None and not deadline.expired():
+            deadline.reschedule(when + pause)
+        ticking = loop.call_later(_WAIT_STEP_SECONDS, tick, loop.time() + _WAIT_STEP_SECONDS)
+
+    ticking = loop.call_later(_WAIT_STEP_SECONDS, tick, loop.time() + _WAIT_STEP_SECONDS)
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            yield deadline
+    finally:
+        if ticking is not None:
+            ticking.cancel()
 
 
 async def result_within(task: "asyncio.Task[Result]", seconds: float) -> Result:

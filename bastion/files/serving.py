@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NoReturn
 
 from bastion.errors import NoShell, RuntimeFailed
 from bastion.files import Files
@@ -19,6 +19,7 @@ from bastion.model import Channel, Exit, FileAccess, Record, Request, Target
 from bastion.runtimes import Exec, Runtime
 from bastion.runtimes.beside import NOWHERE
 from bastion.sessions import LiveSession
+from bastion.tasks import race
 
 SFTP: Final = "sftp"
 
@@ -95,19 +96,12 @@ async def serve(
         RuntimeFailed: the way to the container broke, also while nothing was asked of it.
     """
     assert reached.files is not None  # noqa: S101 - what has its own program is relayed
-    serving = asyncio.create_task(
-        _speak(channel, RecordedFiles(reached.files, access, session, record), request), name=f"files {request.uid}"
-    )
-    over = asyncio.create_task(reached.over(), name=f"files over {request.uid}")
-    try:
-        await asyncio.wait((serving, over), return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():
-            raise over.result()
-        status = await serving
-    finally:
-        for task in (serving, over):
-            task.cancel()
-        await asyncio.gather(serving, over, return_exceptions=True)
+
+    async def broken() -> NoReturn:
+        raise await reached.over()
+
+    files = RecordedFiles(reached.files, access, session, record)
+    status = await race(_speak(channel, files, request), broken(), name=f"files {request.uid}")
     await record(status)
     return status
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from bastion.errors import BastionError, ConfigurationError, DatabaseFailed
 from bastion.sessions.tables import SCHEMA, VERSION_TABLE
-from bastion.tasks import background, result_within
+from bastion.tasks import background, result_within, unpaused_timeout
 
 ANSWER_SECONDS: Final = 5.0
 _BUSY_SECONDS: Final = 3.0
@@ -63,7 +63,7 @@ class Database:
             DatabaseFailed: the database does not answer, or not in time.
         """
         with explained():
-            async with asyncio.timeout(ANSWER_SECONDS) as deadline, self._engine.connect() as connection:
+            async with unpaused_timeout(ANSWER_SECONDS) as deadline, self._engine.connect() as connection:
                 self._leave_to_sqlite(deadline)
                 async with connection.begin():
                     yield connection
@@ -79,7 +79,7 @@ class Database:
         """
         with explained():
             # The lock is for ours; SQLite's own, for those of other processes, sleeps longer than a transaction lasts.
-            async with asyncio.timeout(seconds) as deadline, self._one_writer, self._engine.connect() as connection:
+            async with unpaused_timeout(seconds) as deadline, self._one_writer, self._engine.connect() as connection:
                 self._leave_to_sqlite(deadline)
                 await connection.execution_options(writes=True)
                 async with connection.begin():

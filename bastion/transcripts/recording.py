@@ -208,7 +208,12 @@ class Transcripts:
 
     def _abandon(self, creating: asyncio.Future[Recorder]) -> None:
         if not creating.cancelled() and creating.exception() is None:
-            self._syncing.submit(self._closing.abandon, creating.result())
+            abandoning = self._in_thread(self._closing.abandon, creating.result())
+            self._leave_to(background(abandoning, name="abandon a transcript"))
+
+    def _leave_to(self, task: asyncio.Task[None]) -> None:
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def _create(
         self, session: Session, recipients: RecipientList, on_failure: Callable[[BastionError], None]
@@ -247,8 +252,7 @@ class Transcripts:
 
     async def _leave(self, recorder: Recorder, words: str | None) -> None:
         task = background(self._finalise(recorder, words), name=f"finalise {recorder.uid}", expected=(RecordingFailed,))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leave_to(task)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pexpect
 
 _READY_SECONDS: Final = 30.0
@@ -229,6 +230,12 @@ listen = "unix:{folder}/api.sock"
                     return signature.with_name(f"{uid}.cast.age")
             time.sleep(0.05)
         raise AssertionError(f"no finished transcript of {uid}: {sorted(self.transcripts.rglob('*'))}")
+
+    def readiness(self) -> tuple[int, str]:
+        """Return the status and the error of /readyz."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.folder / "api.sock"))) as client:
+            answer = client.get("http://bastion/readyz", timeout=30)
+            return answer.status_code, str(answer.json().get("error", ""))
 
     def last_uid(self, seconds: float = 20) -> str:
         """Return the uid of the session that ended last, when none is live any more."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.e2e.places import Place
@@ -25,12 +24,6 @@ def until(done: Callable[[], object], seconds: float = 30) -> None:
     while not done():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
-
-
-def readiness(server: Bastion) -> tuple[int, str]:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(server.folder / "api.sock"))) as client:
-        answer = client.get("http://bastion/readyz")
-        return answer.status_code, str(answer.json().get("error", ""))
 
 
 def serving(place: Place, folder: Path, volume: Path, sections: str = "", **options: str) -> Bastion:
@@ -80,11 +73,11 @@ def test_E9_at_the_reserve_no_session_opens_and_those_that_run_go_on(limited: Ba
     """With 2 of 10 MiB left /readyz is 503 and says why; with room again sessions open by themselves."""
     bystander = limited.terminal(user="bob")
     bystander.expect(PROMPT)
-    assert readiness(limited) == (200, "")
+    assert limited.readiness() == (200, "")
     subprocess.run(["fallocate", "-l", "8M", str(small_volume / "filler")], check=True)
-    until(lambda: readiness(limited)[0] == 503)
-    assert "only its reserve left" in readiness(limited)[1]
-    assert "3 MiB in reserve" in readiness(limited)[1]
+    until(lambda: limited.readiness()[0] == 503)
+    assert "only its reserve left" in limited.readiness()[1]
+    assert "3 MiB in reserve" in limited.readiness()[1]
     refused = limited.ssh("echo never")
     assert (refused.returncode, refused.stdout) == (254, b"")
     assert b"the volume of the transcripts has only its reserve left" in refused.stderr
@@ -94,7 +87,7 @@ def test_E9_at_the_reserve_no_session_opens_and_those_that_run_go_on(limited: Ba
     bystander.expect(b"42-alive")
     (small_volume / "filler").unlink()
     assert limited.ssh("echo again").stdout == b"again\n"
-    until(lambda: readiness(limited)[0] == 200)
+    until(lambda: limited.readiness()[0] == 200)
     assert limited.events("no session is opened: the transcripts' volume has only its reserve left")
     assert limited.events("sessions are opened again: the transcripts' volume has room")
     bystander.sendline(b"exit")

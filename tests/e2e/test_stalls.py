@@ -96,7 +96,7 @@ def failing_volume(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_F7_a_volume_that_fails_ends_sessions_in_words(
+def test_F7_D2_a_volume_that_fails_ends_sessions_in_words(
     failing_volume: tuple[Path, Callable[[], None]], place: Place, tmp_path: Path
 ) -> None:
     """EIO on transcripts and database: the session ends with 254, new ones are refused, no task's end is unhandled."""
@@ -104,6 +104,7 @@ def test_F7_a_volume_that_fails_ends_sessions_in_words(
     server = Bastion(tmp_path / "b", place.sections, audit=volume / "transcripts").start()
     try:
         with ThreadPoolExecutor(1) as client:
+            assert server.readiness() == (200, "")
             running = client.submit(server.ssh, "while :; do echo line; sleep 0.1; done")
             until(server.sessions)
             fail()
@@ -113,6 +114,7 @@ def test_F7_a_volume_that_fails_ends_sessions_in_words(
         refused = [server.ssh("echo never") for _ in range(3)]
         assert {done.returncode for done in refused} <= {254, 255}
         assert all(b"bastion: error: " in done.stderr and not done.stdout for done in refused)
+        assert server.readiness()[0] == 503
         assert_no_unhandled_end(server)
     finally:
         server.stop()

@@ -156,8 +156,8 @@ async def test_without_postgresql_sessions_go_on_and_none_is_opened() -> None:
                 pass
 
 
-async def test_a_postgresql_that_hangs_refuses_in_time() -> None:
-    """One that answers nothing any more refuses a new session after some seconds, and no place is lost by it."""
+async def test_F10_a_postgresql_that_hangs_refuses_in_time() -> None:
+    """Stopped by SIGSTOP, it refuses a new session after some seconds, and no place is lost by it; then they open."""
     with postgresql() as server:
         async with node(server.url()) as sessions:
             async with live(sessions, "1"):
@@ -170,6 +170,8 @@ async def test_a_postgresql_that_hangs_refuses_in_time() -> None:
             finally:
                 server.thaw()
             await _until_it_answers(sessions.ping)
+            async with live(sessions, "3"):
+                pass
             async with asyncio.timeout(20):
                 while (await sessions.history(Wanted(state="creating")))[1]:
                     await asyncio.sleep(0.1)

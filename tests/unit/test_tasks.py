@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,10 @@ import bastion
 from bastion.app.faults import Faults
 from bastion.errors import BastionError
 from bastion.metrics import Metrics
-from bastion.tasks import background, result_within
+from bastion.tasks import background, race, result_within, unpaused_timeout
 
 STRUCTURED = {
     "tasks.py": 1,  # background itself
-    "relay.py": 2,
-    "files/serving.py": 2,
     "api/watch.py": 2,
     "runtimes/kubernetes/exec.py": 2,
 }
@@ -108,3 +107,33 @@ async def test_a_caller_that_waits_no_longer_leaves_the_task_running() -> None:
         await result_within(task, 0.01)
     release.set()
     assert await result_within(task, 5) == 7
+
+
+async def test_F10_a_pause_of_the_process_is_no_timeout() -> None:
+    """What waits with a second to go is not timed out by a stop of two; without a stop it is."""
+    async with unpaused_timeout(1.0):
+        await asyncio.sleep(0.1)
+        time.sleep(2.0)  # noqa: ASYNC251 - stops the loop as SIGSTOP stops the process
+        await asyncio.sleep(0.1)
+    with pytest.raises(TimeoutError):
+        async with unpaused_timeout(0.05):
+            await asyncio.Event().wait()
+
+
+async def test_a_race_ends_both_and_raises_what_broke_it() -> None:
+    """The one beside may end first; what it raises ends the race; neither is left running."""
+
+    async def answer() -> int:
+        await asyncio.sleep(0.01)
+        return 7
+
+    async def for_ever() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    before = len(asyncio.all_tasks())
+    assert await race(answer(), for_ever(), name="1") == 7
+    assert await race(answer(), asyncio.sleep(0), name="2") == 7
+    with pytest.raises(BastionError, match="broken"):
+        await race(for_ever(), fail(BastionError("broken")), name="3")
+    assert len(asyncio.all_tasks()) == before
