@@ -139,7 +139,8 @@ async def serve(
         running.push_async_callback(server.close)
         addresses += await server.listen()
         await running.enter_async_context(faults.running(server.watch_keys(), "keys"))
-        await running.enter_async_context(faults.running(gateway.watch_grants(), "grants"))
+        for work, task in ((gateway.watch_grants(), "grants"), (gateway.refusals.watch(), "refusals")):
+            await running.enter_async_context(faults.running(work, task))
         auditors = Auditors(settings.audit.recipients, keyring, transcripts)
         await running.enter_async_context(faults.running(auditors.watch(), "auditors"))
         if reload is not None and isinstance(adapters, Adapters):

@@ -99,3 +99,17 @@ def test_E7_refused_login_leaves_a_trace(own: Bastion, stranger: str) -> None:
     counted = {line["reason"]: line["count"] for line in ledger if line["event"] == "logins refused"}
     assert counted == {"unknown key": 2, "name is malformed": len(names) - 2}
     assert own.cli("transcripts", "verify").returncode == 0
+
+
+def test_E9_flood_of_refused_requests_is_counted(own: Bastion) -> None:
+    """Of eight refusals of one user and kind the ledger has five singly, and at the stop the number of the rest."""
+    own.start()
+    control = str(own.folder / "c")
+    for _ in range(8):
+        options = ["-o", "ControlMaster=auto", "-o", f"ControlPath={control}", "-o", "ControlPersist=yes"]
+        assert own.ssh("true", name="nosuch@mystack", options=options).returncode == 251
+    assert own.stop() == 0
+    ledger = [json.loads(line) for line in (own.transcripts / "ledger.jsonl").read_text().splitlines()]
+    refused = [line for line in ledger if line["event"] == "refused"]
+    assert [line.get("count") for line in refused] == [None] * 5 + [3]
+    assert refused[-1]["names"] == ["nosuch@mystack"]
