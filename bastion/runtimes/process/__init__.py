@@ -160,13 +160,15 @@ class ProcessExec:
         self._wake = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._line_open = False
+        self._child_ends: tuple[int, ...] = ()
         if terminal:
             self._input, self._slave = os.openpty()
             self._output = {self._input: STDOUT}
         else:
-            self._ends = (*os.pipe(), *os.pipe(), *os.pipe())
-            self._input = self._ends[1]
-            self._output = {self._ends[2]: STDOUT, self._ends[4]: STDERR}
+            ends = (*os.pipe(), *os.pipe(), *os.pipe())
+            self._child_ends = (ends[0], ends[3], ends[5])
+            self._input = ends[1]
+            self._output = {ends[2]: STDOUT, ends[4]: STDERR}
         self._open = {self._input, *self._output}
         for descriptor in self._open:
             os.set_blocking(descriptor, False)
@@ -180,14 +182,13 @@ class ProcessExec:
             words = ("/bin/sh", "-c", _AT_TERMINAL, os.ttyname(self._slave), *arguments)
             ends: tuple[int, ...] = (asyncio.subprocess.DEVNULL,) * 3
         else:
-            words, ends = arguments, (self._ends[0], self._ends[3], self._ends[5])
+            words, ends = arguments, self._child_ends
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *words, stdin=ends[0], stdout=ends[1], stderr=ends[2], env=variables, **options
             )
         finally:
-            for descriptor in ends if not self._terminal else ():
-                os.close(descriptor)
+            self._close_child_ends()
         self._closing = background(self._follow(self._process), name="process exit")
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -234,7 +235,8 @@ class ProcessExec:
             fcntl.ioctl(self._input, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def close(self) -> None:
-        """Close our ends: a terminal's program is hung up by it."""
+        """Close our ends, and the child's where it was never started: a terminal's program is hung up by it."""
+        self._close_child_ends()
         for descriptor in list(self._open):
             self._close(descriptor)
         if self._terminal and self._slave >= 0:
@@ -242,6 +244,11 @@ class ProcessExec:
             self._slave = -1
         if self._closing is not None:
             self._closing.cancel()
+
+    def _close_child_ends(self) -> None:
+        for descriptor in self._child_ends:
+            os.close(descriptor)
+        self._child_ends = ()
 
     async def reap(self) -> None:
         """Wait a little for the ended program's status, so that no child watcher outlives the exec."""
