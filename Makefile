@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz bench prepare clean
+.PHONY: help run test check fuzz load bench prepare clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,10 @@ check: $(VENV)/.installed-dev ## lint, format, types, layers
 fuzz: prepare ## mutate all that comes from outside for SECONDS=600: parsers, and a running server
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600)
+
+load: prepare ## load, break and attack bastions for MINUTES=1.5 and ten more; writes docs/reliability.md
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev
+	$(BIN)/python -m bench.load --minutes $(or $(MINUTES),1.5)
 
 bench: prepare ## measure against docker exec and OpenSSH; writes bench/RESULTS.md
 	@$(MAKE) --no-print-directory $(VENV)/.installed-dev

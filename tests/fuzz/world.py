@@ -38,6 +38,33 @@ class Counts:
     resident_kib: int
 
 
+def server_counts(server: Bastion) -> Counts:
+    """Wait until a bastion of local processes, whose clients have gone, holds no less any more; return that."""
+    least: Counts | None = None
+    until = time.monotonic() + IDLE_SECONDS
+    same = 0
+    while least is None or same < 3:
+        taken = _count(server)
+        if least is not None and (taken.tasks, taken.descriptors) >= (least.tasks, least.descriptors):
+            same += 1
+        else:
+            least, same = taken, 0
+        assert time.monotonic() < until, f"the server does not come to rest: {taken}"
+        time.sleep(0.2)
+    return least
+
+
+def _count(server: Bastion) -> Counts:
+    known = len(server.events("counts"))
+    server.send_signal(signal.SIGUSR1)
+    until = time.monotonic() + IDLE_SECONDS
+    while len(events := server.events("counts")) == known:
+        assert time.monotonic() < until, "the event loop does not answer a signal"
+        assert server.is_running, "the server ended"
+        time.sleep(0.02)
+    return Counts(*(events[-1][name] for name in ("tasks", "descriptors", "resident_kib")))
+
+
 class World:
     """A bastion of local processes, every one of which is `cat`; a user may read files only."""
 
@@ -58,30 +85,8 @@ class World:
         return self
 
     def counts(self) -> Counts:
-        """Wait until no session is live and the server's tasks are as few as they get; return what it holds then."""
-        least: Counts | None = None
-        until = time.monotonic() + IDLE_SECONDS
-        same = 0
-        while same < 3:
-            taken = self._count()
-            if least is not None and (taken.tasks, taken.descriptors) >= (least.tasks, least.descriptors):
-                same += 1
-            else:
-                least, same = taken, 0
-            assert time.monotonic() < until, f"the server does not come to rest: {taken}"
-            time.sleep(0.2)
-        assert least is not None
-        return least
-
-    def _count(self) -> Counts:
-        known = len(self.bastion.events("counts"))
-        self.bastion.send_signal(signal.SIGUSR1)
-        until = time.monotonic() + IDLE_SECONDS
-        while len(events := self.bastion.events("counts")) == known:
-            assert time.monotonic() < until, "the event loop does not answer a signal"
-            assert self.bastion.is_running, f"the server ended: {self.tail()}"
-            time.sleep(0.02)
-        return Counts(*(events[-1][name] for name in ("tasks", "descriptors", "resident_kib")))
+        """Wait until the server holds no less any more; return what it holds then."""
+        return server_counts(self.bastion)
 
     def assert_serves(self) -> None:
         """Let a client in as ever, by the stock ssh; the places of clients that have just gone may take a moment."""

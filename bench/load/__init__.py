@@ -1,0 +1,1 @@
+"""Load, failures and attacks: the figures that docs/reliability.md promises, measured by `make load`."""
