@@ -22,7 +22,7 @@ UNLIMITED: Final = {
 }
 DEFAULTS: Final = {"max_connections_per_user": "5000", "max_connections_per_source": "5000"}
 """The limits before a login as they are, and room for the load behind it."""
-SESSIONS: Final = '[sessions]\nper_service = 5000\nper_user = 5000\nidle_timeout = "0s"\n'
+SESSIONS: Final = '[sessions]\nper_service = 5000\nper_user = 5000\nper_user_per_service = 5000\nidle_timeout = "0s"\n'
 GRANTS: Final = '[[grants]]\nusers = ["alice"]\nstacks = ["*"]\nallow = ["shell", "exec", "files:read"]\n'
 
 
