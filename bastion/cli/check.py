@@ -184,6 +184,7 @@ def _look_at_transcripts(folder: Path, reserve: int | None) -> Iterator[Finding]
 
 def _look_at_database(url: str) -> Iterator[Finding]:
     from bastion.sessions.database import look_at
+    from bastion.sessions.duty_table import open_duties
 
     path = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
     if path is not None and (found := _folder_fault("sessions", path.parent)):
@@ -191,8 +192,13 @@ def _look_at_database(url: str) -> Iterator[Finding]:
         return
     try:
         yield Finding("sessions", right=True, words=asyncio.run(look_at(url)))
-    except ConfigurationError as error:
+        count, oldest = asyncio.run(open_duties(url))
+    except (ConfigurationError, DatabaseFailed) as error:
         yield _wrong("sessions", error)
+        return
+    if count and oldest is not None:
+        words = f"programs left by ended sessions: {count}, the oldest since {oldest:%Y-%m-%d %H:%M} UTC"
+        yield Finding("duties", right=True, words=words)
 
 
 def _look_at_socket(path: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from bastion.errors import BastionError, ContainerPaused, DatabaseFailed, OtherE
 from bastion.model import now
 from bastion.runtimes import Runtime
 from bastion.runtimes.duties import Duty, Reaped
-from bastion.sessions.duty_store import Claim, DutyStore, Orphans
+from bastion.sessions.duty_store import Claim, DutyStore
 from bastion.tasks import background
 
 CLAIM_SECONDS: Final = 3.0  # between two looks for duties of nodes that have stopped
@@ -89,14 +89,6 @@ class Duties:
     def open(self) -> int:
         """How many duties this node could not do yet."""
         return len(self._open)
-
-    async def orphans(self) -> Orphans:
-        """Return how many duties are of stopped nodes and not taken by any that lives.
-
-        Raises:
-            DatabaseFailed: the database does not answer.
-        """
-        return await self._store.orphans()
 
     # The work.
 

@@ -19,14 +19,6 @@ class Claim:
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
-class Orphans:
-    """How many duties are of nodes that have stopped, and from when the oldest is."""
-
-    count: int = 0
-    oldest: datetime | None = None
-
-
 class DutyStore(Protocol):
     """Keeps duties. What asks it raises DatabaseFailed when it does not answer."""
 
@@ -48,10 +40,6 @@ class DutyStore(Protocol):
 
     async def give_back(self, owners: Mapping[str, str]) -> None:
         """Make claimed duties, by uid, those of their stopped nodes again, for any node to take."""
-        ...
-
-    async def orphans(self) -> Orphans:
-        """Count what is of nodes that have stopped."""
         ...
 
     async def close(self) -> None:
@@ -82,10 +70,6 @@ class MemoryDuties:
 
     async def give_back(self, owners: Mapping[str, str]) -> None:
         """See DutyStore.give_back."""
-
-    async def orphans(self) -> Orphans:
-        """See DutyStore.orphans."""
-        return Orphans()
 
     async def close(self) -> None:
         """Nothing is under way."""

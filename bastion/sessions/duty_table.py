@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import asdict, fields
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, insert, select, update
@@ -9,8 +10,8 @@ from sqlalchemy import delete, func, insert, select, update
 from bastion.model import now
 from bastion.runtimes.duties import Duty
 from bastion.sessions.database import Database
-from bastion.sessions.duty_store import CLAIM_LIMIT, Claim, Orphans
-from bastion.sessions.tables import duties, nodes
+from bastion.sessions.duty_store import CLAIM_LIMIT, Claim
+from bastion.sessions.tables import SCHEMA, duties, nodes
 
 _DUTY_COLUMNS = [duties.c[field.name] for field in fields(Duty)]
 _ROWS_PER_STATEMENT = 500
@@ -45,13 +46,6 @@ class DutyTable:
         """See DutyStore.give_back."""
         if owners:
             await self._whole(self._give_back(owners))
-
-    async def orphans(self) -> Orphans:
-        """See DutyStore.orphans."""
-        counting = select(func.count(), func.min(duties.c.created_at)).where(self._is_orphan())
-        async with self._database.reading() as connection:
-            count, oldest = (await connection.execute(counting)).one()
-            return Orphans(int(count), oldest)
 
     async def close(self) -> None:
         """See DutyStore.close."""
@@ -110,3 +104,27 @@ class DutyTable:
     def _is_orphan(self) -> Any:
         """Say which rows are nobody's: their bastion has stopped and is no node any more."""
         return duties.c.node_id.not_in(select(nodes.c.id)) & (duties.c.node_id != self._node_id)
+
+
+async def open_duties(url: str) -> tuple[int, datetime | None]:
+    """Return how many duties of a database were tried in vain or are of stopped nodes, and from when the oldest is.
+
+    A database that is not there, or not of this bastion's form yet, has none.
+
+    Raises:
+        DatabaseFailed: the database does not answer.
+    """
+    is_open = (duties.c.attempts > 0) | duties.c.node_id.not_in(select(nodes.c.id))
+    database = Database(url)
+    if database.path is not None and not database.path.exists():
+        return 0, None
+    try:
+        if await database.schema() != SCHEMA:
+            return 0, None
+        async with database.reading() as connection:
+            count, oldest = (
+                await connection.execute(select(func.count(), func.min(duties.c.created_at)).where(is_open))
+            ).one()
+            return int(count), oldest
+    finally:
+        await database.close()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from bastion.errors import ContainerPaused, DatabaseFailed, OtherEngine
+from bastion.model import now
 from bastion.runtimes.duties import Duty
 from bastion.sessions import Sessions
+from bastion.sessions.duty_table import open_duties
 from bastion.sessions.sql import SqlStore
 from tests.postgresql import Postgresql, postgresql
 from tests.unit.memory_runtime import MemoryRuntime
@@ -133,6 +135,19 @@ async def test_duties_of_a_stopped_node_are_done_once(url: str) -> None:
     assert sorted(str(note["uid"]) for note in one.notes + two.notes) == [duty.uid for duty in left]
     assert (one.reasons() + two.reasons()).count("container gone") == 1
     assert await rows(url) == 0
+
+
+async def test_what_is_open_is_counted(url: str) -> None:
+    """`bastion check` counts what was tried in vain or is of a stopped node, and no duty of a session that runs."""
+    assert await open_duties(url) == (0, None)
+    async with node(url) as sessions:
+        await sessions.duties.add(DUTY)
+        assert (await open_duties(url))[0] == 0
+        await left_by_a_dead_node(url, replace(DUTY, uid="fedcba9876543210"))
+        count, oldest = await open_duties(url)
+        assert count == 1
+        assert oldest is not None
+        assert abs((now() - oldest).total_seconds()) < 60
 
 
 async def test_a_node_that_cannot_do_it_leaves_it_to_others(url: str) -> None:
