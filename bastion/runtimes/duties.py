@@ -1,9 +1,11 @@
 """The duty to end what a program of a session left behind: on record before the program runs, until that is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, Protocol
 
 from bastion.errors import BastionError
+from bastion.model import now
 
 Reaped = Literal["ended", "gone"]
 """How a duty was done: nothing of the session runs any more, or the container is gone, with all that ran in it."""
@@ -29,6 +31,7 @@ class Duty:
     user: str | None = None
     namespace: str | None = None
     pod_name: str | None = None
+    created_at: datetime = field(default_factory=now)
 
     @property
     def session(self) -> str:

@@ -78,9 +78,12 @@ done
 
 # What belongs to the session: marked processes, their descendants, and the members of their (Unix) sessions, which are
 # remembered, because one that has dropped the marker outlives the parent that it was found by. Zombies do not count.
+# Linux lets nobody but its own user, and root with SYS_PTRACE, open a process's environment: `others` names the users
+# of those that could be the session's, having started since it did (starttime is in ticks of USER_HZ, which is 100).
 _ENDING: Final = (
     _MARKED
     + r"""
+age=$2
 sessions=" "
 scan() {
     found=" "
@@ -128,8 +131,21 @@ denied() {
     done
 }
 others() {
-    for environ in /proc/[0-9]*/environ; do
-        [ "$environ" = /proc/1/environ ] || [ -r "$environ" ] || [ ! -e "$environ" ] || { echo other; return; }
+    read -r uptime rest </proc/uptime
+    since=$(( (${uptime%%.*} - age) * 100 ))
+    known=" "
+    for folder in /proc/[0-9]*; do
+        [ "$folder" != /proc/1 ] || continue
+        true 2>/dev/null <"$folder/environ" && continue
+        stat "$folder"
+        set -- $text
+        [ $# -ge 20 ] && [ "${20}" -ge "$since" ] || continue
+        user= group=
+        while read -r key value rest; do
+            case $key in Uid:) user=$value ;; Gid:) group=$value ;; esac
+        done 2>/dev/null <"$folder/status"
+        [ -n "$group" ] || continue
+        case $known in *" $user:$group "*) ;; *) known="$known$user:$group "; echo "other:$user:$group" ;; esac
     done
 }
 finish() {
@@ -263,14 +279,15 @@ def for_scripts(chosen: str) -> str:
     return chosen if chosen.rpartition("/")[2] in _BOURNE else "sh"
 
 
-def ending(shell: str, uid: str) -> tuple[str, ...]:
-    """Return the command that ends all that the session `uid` started, with HUP, then TERM, then KILL.
+def ending(shell: str, uid: str, age: int) -> tuple[str, ...]:
+    """Return the command that ends all that the session `uid`, begun `age` seconds ago, started.
 
-    It reads a line from standard input before each look, and does not wait after the last. It prints the pids that it
-    could not end, or `other` when there are processes that its user may not look into, and `ended` as its last word: a
-    script that does not say so was ended itself, by whoever runs in the container.
+    It sends HUP, then TERM, then KILL. It reads a line from standard input before each look, and does not wait after
+    the last. It prints the pids that it could not end; `other:UID:GID` for each user who has processes of that age or
+    younger which the script's own may not look into; and `ended` as its last word: a script that does not say so was
+    ended itself, by whoever runs in there.
     """
-    return (shell, "-c", _ENDING, "bastion", checked(uid))
+    return (shell, "-c", _ENDING, "bastion", checked(uid), str(age))
 
 
 def looking(shell: str, uid: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 import structlog
@@ -36,7 +35,6 @@ class _Open:
 
     duty: Duty
     due: float
-    created_at: datetime
     owner: str | None = None
     attempts: int = 0
     error: str = ""
@@ -73,7 +71,7 @@ class Duties:
     def failed(self, duty: Duty, error: BastionError) -> None:
         """Take over what could not be done at a session's end; see DutyRecord."""
         due = asyncio.get_running_loop().time() + FIRST_RETRY_SECONDS
-        self._open[duty.uid] = _Open(duty, due, now(), error=error.public)
+        self._open[duty.uid] = _Open(duty, due, error=error.public)
         self._changed.set()
 
     def retry_now(self) -> None:
@@ -158,7 +156,7 @@ class Duties:
         self._avoided = {uid: until for uid, until in self._avoided.items() if until > loop.time()}
         claims: list[Claim] = await self._store.claim(list(runtimes), list(self._avoided))
         for claim in claims:
-            self._open[claim.duty.uid] = _Open(claim.duty, 0.0, claim.created_at, owner=claim.owner)
+            self._open[claim.duty.uid] = _Open(claim.duty, 0.0, owner=claim.owner)
         if claims:
             log.info("duties of a stopped bastion taken over", duties=len(claims))
 
@@ -196,7 +194,7 @@ class Duties:
             log.error("internal error", uid=duty.session, exc_info=error)  # noqa: TRY400 - as the gateway's
             await self._put_off(entry, BastionError("internal error"))
         else:
-            is_young = (now() - entry.created_at).total_seconds() < YOUNG_SECONDS
+            is_young = (now() - duty.created_at).total_seconds() < YOUNG_SECONDS
             if reaped == "ended" and is_young and not entry.is_looked_at:
                 entry.is_looked_at = True
                 entry.due = asyncio.get_running_loop().time() + SECOND_LOOK_SECONDS

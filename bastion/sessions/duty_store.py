@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, Protocol
 
 from bastion.runtimes.duties import Duty
@@ -12,10 +11,9 @@ CLAIM_LIMIT: Final = 64  # duties that are taken from a stopped node at a time
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A duty taken over, from when it is, and the id of the stopped node whose it was."""
+    """A duty taken over, and the id of the stopped node whose it was."""
 
     duty: Duty
-    created_at: datetime
     owner: str
 
 

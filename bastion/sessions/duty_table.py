@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, insert, select, update
 
-from bastion.model import now
 from bastion.runtimes.duties import Duty
 from bastion.sessions.database import Database
 from bastion.sessions.duty_store import CLAIM_LIMIT, Claim
@@ -55,7 +54,7 @@ class DutyTable:
         return await self._database.to_its_end(transaction, "duties")
 
     async def _add(self, duty: Duty) -> None:
-        row = asdict(duty) | {"created_at": now(), "node_id": self._node_id, "attempts": 0, "error": None}
+        row = asdict(duty) | {"node_id": self._node_id, "attempts": 0, "error": None}
         async with self._database.writing() as connection:
             await connection.execute(insert(duties), row)
 
@@ -70,7 +69,7 @@ class DutyTable:
     async def _claim(self, runtimes: Collection[str], excluded: Collection[str]) -> list[Claim]:
         """Look first: a transaction that writes is only for what there is to take."""
         wanted = (
-            select(*_DUTY_COLUMNS, duties.c.created_at, duties.c.node_id)
+            select(*_DUTY_COLUMNS, duties.c.node_id)
             .where(self._is_orphan(), duties.c.runtime.in_(list(runtimes)), duties.c.uid.not_in(list(excluded)))
             .order_by(duties.c.created_at)
             .limit(CLAIM_LIMIT)
@@ -87,7 +86,7 @@ class DutyTable:
                 taking = update(duties).where(*mine).values(node_id=self._node_id)
                 if (await connection.execute(taking)).rowcount:
                     duty = Duty(**{field.name: row[field.name] for field in fields(Duty)})
-                    claims.append(Claim(duty, row["created_at"], row["node_id"]))
+                    claims.append(Claim(duty, row["node_id"]))
         return claims
 
     async def _failed(self, uid: str, error: str) -> None:

@@ -161,8 +161,8 @@ duties = Table(
     Column("user", Words(512)),
     Column("namespace", Words(512)),
     Column("pod_name", Words(512)),
-    # beside the Duty's own:
     Column("created_at", Instant, nullable=False),
+    # beside the Duty's own:
     Column("node_id", Words(512), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("error", Words(1024)),

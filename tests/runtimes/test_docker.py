@@ -174,7 +174,8 @@ async def test_a_pause_that_ends_in_time_ends_no_session(engine: Engine, docker:
     patient = DockerRuntime(engine.host, pause_timeout=60)
     try:
         target = await only(patient, "mystack", container)
-        async with patient.exec(target, request("while read line; do echo got $line; done")) as program:
+        async with patient.exec(target, request("echo ready; while read line; do echo got $line; done")) as program:
+            await read_until(program, b"ready")  # a pause while runc starts a program is never over: containerd 1.6
             await asyncio.to_thread(engine.docker, "commit", container, "bastion-test/committed")
             await program.send(Data(STDIN, b"one\n"))
             await read_until(program, b"got one")
@@ -373,6 +374,21 @@ async def test_ending_what_became_root(engine: Engine, docker: DockerRuntime) ->
         assert await look.left("7501") == []
     finally:
         engine.remove("setuid")
+
+
+async def test_ending_what_became_another_user_and_left(engine: Engine, docker: DockerRuntime) -> None:
+    """A daemon of another user, whose environment root may not read, is ended; one from before the session is not."""
+    engine.start("daemon", engine.image_debian, stack="daemon", service="daemon")
+    leave = "su -s /bin/sh nobody -c '(setsid sleep {} >/dev/null 2>&1 </dev/null &)'"
+    try:
+        target = await only(docker, "daemon", "daemon")
+        look = World(docker, target, lambda script: engine.docker("exec", "-u", "0", "daemon", "sh", "-c", script))
+        engine.docker("exec", "daemon", "sh", "-c", leave.format(7504))
+        assert (await look.command(leave.format(7505))).exit.status == 0
+        assert await look.left("7505") == []
+        assert len(await look.left("7504")) == 1
+    finally:
+        engine.remove("daemon")
 
 
 async def sleep_until_lost(own: Engine, runtime: DockerRuntime) -> None:

@@ -116,10 +116,10 @@ class Programs:
         try:
             await end_all(
                 duty,
-                shell.ending(duty.shell, duty.uid),
                 program=program or ProgramOfTheDead(),
                 run=functools.partial(self._engine.run, duty.container_id, duty.container_name, paced=True),
                 users=(duty.user, "0"),
+                may_be_anybody=True,
             )
         except RuntimeUnreachable:
             raise

@@ -81,26 +81,35 @@ class Watch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _follow(self) -> None:
-        """Read the engine's events for ever; log one line when they end and one when they are back."""
-        failures = 0
+        """Read the engine's events for ever; log one line when an outage begins and one when they are back.
+
+        A stream that does not last, as of a proxy that cuts each one, is the same outage.
+        """
+        loop = asyncio.get_running_loop()
+        failures, is_told_back = 0, True
         while True:
+            opened_at = float("inf")
             try:
                 async with contextlib.aclosing(_events(self._endpoint, _FILTERS)) as stream:
                     async for event in stream:
                         if event:
                             self._deliver(event)
                             continue
-                        if failures:
+                        opened_at = loop.time()
+                        if not is_told_back:
                             _log.info("docker events are back", attempts=failures)
-                        failures = 0
+                        is_told_back = True
                         self._open.set()
                         self._revived()
                         await self._recheck()
                 error = "the engine ended them"
             except (OSError, ValueError, RuntimeFailed) as failure:
                 error = str(failure) or type(failure).__name__
+            if loop.time() - opened_at >= _RECONNECT_SECONDS[1]:
+                failures = 0
             if not failures:
                 _log.warning("docker events ended", error=error)
+                is_told_back = False
             failures += 1
             await self._pause(failures)
 

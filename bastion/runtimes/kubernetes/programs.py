@@ -21,7 +21,7 @@ from bastion.errors import (
 from bastion.model import STDOUT, Request, Target
 from bastion.runtimes import beside, shell
 from bastion.runtimes.duties import Duty, DutyRecord, Reaped
-from bastion.runtimes.ending import Program, ProgramOfTheDead, discharge, end_all
+from bastion.runtimes.ending import Program, ProgramOfTheDead, discharge, end_all, ending_script
 from bastion.runtimes.kubernetes.cache import Told
 from bastion.runtimes.kubernetes.cluster import Answered, Cluster, path, refusal
 from bastion.runtimes.kubernetes.exec import Calls, KubernetesExec, never_ran
@@ -100,11 +100,9 @@ class Programs:
         arguments = shell.command_line(entrance.shell, request)
         tty = request.terminal is not None
         stream = PodStream(self._cluster, entrance.place, tty=tty)
-        running = KubernetesExec(
-            target, stream, self._calls(target, entrance, request.uid), tty=tty, notes=entrance.notes
-        )
-        may_run, is_heard = False, True
         duty = self._duty(target, entrance, request, await self._cluster.identity())
+        running = KubernetesExec(target, stream, self._calls(target, entrance, duty), tty=tty, notes=entrance.notes)
+        may_run, is_heard = False, True
         async with self._watching.on(target, running.told):
             try:
                 await self._duties.add(duty)
@@ -220,7 +218,7 @@ class Programs:
         told = await self.script(toolbox, beside.rooting(found, container_id, is_first=made.is_first))
         return _Entrance(toolbox, found, beside.files(told), (beside.note(place.container, told),))
 
-    def _calls(self, target: Target, entrance: _Entrance, uid: str) -> Calls:
+    def _calls(self, target: Target, entrance: _Entrance, duty: Duty) -> Calls:
         place = entrance.place
 
         async def pod() -> str | None:
@@ -231,13 +229,13 @@ class Programs:
             return difference(target, read_pod(found)) or None
 
         async def signal(name: str) -> None:
-            await self.script(place, shell.signalling(entrance.scripts, uid, name))
+            await self.script(place, shell.signalling(entrance.scripts, duty.uid, name))
 
         async def is_over() -> bool:
-            return (await self.script(place, shell.looking(entrance.scripts, uid))).strip() == b"ended"
+            return (await self.script(place, shell.looking(entrance.scripts, duty.uid))).strip() == b"ended"
 
         async def end() -> None:
-            await self.script(place, shell.ending(entrance.scripts, uid), paced=True)
+            await self.script(place, ending_script(duty), paced=True)
 
         return Calls(pod, signal, is_over, end)
 
@@ -285,8 +283,7 @@ class Programs:
         if program is None and await self._is_gone(duty):  # another pod may have its name
             return "gone"
         try:
-            script = shell.ending(duty.shell, duty.uid)
-            await end_all(duty, script, program=program or ProgramOfTheDead(), run=run, users=(None,))
+            await end_all(duty, program=program or ProgramOfTheDead(), run=run, users=(None,), may_be_anybody=False)
         except (RuntimeUnreachable, ProcessesLeft):
             raise
         except RuntimeFailed:
