@@ -1,9 +1,9 @@
-"""Compare a client's command with a grant's patterns, word by word, so that what was compared is what the shell runs.
+"""Match a client's command against a grant's patterns, word by word, so that the shell runs the command as matched.
 
-The command runs as `sh -c COMMAND`. A wildcard therefore stands for characters only that no shell acts on, within one
-word, and for no path that leads elsewhere. sudoers(5) compares a whole line at once, and names the reasons against that
-itself: `cat /var/log/*` then lets `cat /var/log/x /etc/shadow` through (threats E4). docs/configuration.md has the
-rules in the operator's words; tests/unit/test_policy_commands.py has the attacks.
+The command runs as `sh -c COMMAND`. A wildcard therefore stands only for characters that have no meaning to any shell,
+within one word, and for no path that leads elsewhere. sudoers(5) matches a whole line at once, and warns of the
+consequence: `cat /var/log/*` then allows `cat /var/log/x /etc/shadow` (threats E4). docs/configuration.md has the
+rules for operators; tests/unit/test_policy_commands.py has the attacks.
 """
 
 import re
@@ -12,15 +12,15 @@ from typing import Final
 
 from bastion.patterns import MAX_PATTERN_CHARACTERS, Matcher, Notation, parse
 
-MAX_COMMAND_CHARACTERS: Final = 8192  # of a command that is compared with wildcards
+MAX_COMMAND_CHARACTERS: Final = 8192  # of a command that is matched against wildcards
 
-# What means nothing to a shell. ASCII only: a locale can make a blank of what is not.
+# Characters without a meaning to any shell. ASCII only: a locale may make a non-ASCII character a blank.
 PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=,@%+-")
 _WORDS: Final = Notation(allowed=PLAIN, barriers=frozenset("/"))
 _NAME: Final = PLAIN - frozenset("./:=,@%+-")
 WILDCARDS: Final = frozenset("*?")
 _REST: Final = "**"
-# Behind these words of a pattern stands a program, and before a program may stand assignments.
+# A program follows these words of a pattern, and assignments may precede a program.
 RESERVED: Final = frozenset({"coproc", "do", "elif", "else", "if", "then", "time", "until", "while"})
 _VARIABLE: Final = re.compile(r"\$[A-Za-z0-9_]*[*?]")
 _MISLEADING: Final = {
@@ -32,12 +32,15 @@ _MISLEADING: Final = {
 class CommandPattern:
     """One pattern of a grant's `command`.
 
-    Without a wildcard it is one command line, character for character. Otherwise its words are what stands between
-    single blanks: `*` and `?` stand within a word, `**` in a word for slashes too, and `**` as the last word for the
-    rest of the line.
+    A pattern without a wildcard matches one command line, character for character. Any other pattern is split at
+    single blanks into words:
+
+    - `*` and `?` match within a word, but no slash;
+    - `**` within a word matches slashes too;
+    - `**` as the last word matches the rest of the line.
 
     Raises:
-        ValueError: it could not mean what it says; the message continues "PATTERN …".
+        ValueError: the pattern could not work as written; the message continues "PATTERN …".
     """
 
     def __init__(self, text: str) -> None:
@@ -60,7 +63,7 @@ class CommandPattern:
         self._may_unquote = set(text) <= PLAIN | WILDCARDS | {" "}
 
     def fits(self, command: str) -> bool:
-        """Tell whether the command fits; in time that grows with its length alone."""
+        """Tell whether the command fits the pattern, in time linear in the command's length."""
         if self._is_literal:
             return command == self.text
         if len(command) > MAX_COMMAND_CHARACTERS:
@@ -87,7 +90,7 @@ class CommandPattern:
 
 
 class _Word:
-    """One word of a pattern, raw: quotes and all else that a shell acts on stand for themselves."""
+    """One word of a pattern, raw: quotes and every other character special to a shell stand for themselves."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -99,7 +102,7 @@ class _Word:
         self._start = literal.rfind("/") + 1
         self._is_deep = "**" in text
         self._has_brace = "{" in text
-        # A wildcard at the beginning of a word, or behind what may begin one for a shell, such as a quote.
+        # A wildcard at the beginning of a word, or behind a character that may begin a word for a shell: a quote, ….
         self._before = {before for before, now in pairwise(text) if now in WILDCARDS} - PLAIN - WILDCARDS
         for before in sorted(self._before & _MISLEADING.keys()):
             raise ValueError(f"has a wildcard behind {before}, which {_MISLEADING[before]}")
@@ -107,7 +110,7 @@ class _Word:
             raise ValueError("fits nothing: no name behind a wildcard may be empty, . or ..")
 
     def fits(self, word: str) -> bool:
-        """Tell whether a word of the command fits, as it is written there."""
+        """Tell whether a word of the command fits, as the command spells that word."""
         if self._is_literal:
             return word == self._text
         if self._text[0] in WILDCARDS and word.startswith("-"):
@@ -116,13 +119,13 @@ class _Word:
             self._before and "=" in word and not self.is_assignment
         ):
             return False
-        # bash makes several words of {a,b} and {1..9}
+        # brace expansion: bash makes several words of {a,b} and {1..9}
         if self._has_brace and (("," in word and "," not in self._text) or (".." in word and ".." not in self._text)):
             return False
         return self._matcher.fits(word) and self._is_straight(word[self._start :])
 
     def _is_straight(self, rest: str) -> bool:
-        """Tell whether the part of a word behind its last slash without a wildcard before it leads nowhere else."""
+        """Tell whether `rest`, the text behind the last slash before any wildcard, cannot lead out of its folder."""
         if _leads_up(rest):
             return False
         *above, last = rest.split("/")
@@ -143,7 +146,7 @@ def _is_plain_rest(word: str) -> bool:
 
 
 def _leads_up(text: str) -> bool:
-    """Tell whether `..` stands where it may be a name: anywhere but before a letter, a digit or `_`, as in `a..b`."""
+    """Tell whether some `..` may be a path component: each may, except before a letter, a digit or `_` (`a..b`)."""
     at = text.find("..")
     while at >= 0:
         if text[at + 2 : at + 3] not in _NAME:
@@ -153,7 +156,7 @@ def _leads_up(text: str) -> bool:
 
 
 def _unquoted(word: str) -> str:
-    """Return a word without its quotes, as a shell would, where all that they hold is plain; else as it stands."""
+    """Return a word without its quotes, as a shell would, if the quoted text is plain; else the word unchanged."""
     parts: list[str] = []
     at = 0
     while at < len(word):

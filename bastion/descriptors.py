@@ -1,11 +1,11 @@
-"""The file descriptors of this process: the limit is raised at the start, and the last of them are kept back.
+"""The file descriptors of this process: raise the limit at the start, and keep a reserve.
 
 open(2) gives a new descriptor the lowest free number, so that a descriptor numbered N shows that at least N are in
 use. The numbers below the soft limit fall into three ranges:
 
 - connections: an accepted connection with a higher number is turned away (`Listener`);
 - sessions: a new session is refused while the lowest free number is above this range (`check_room`);
-- the reserve: the API's unix socket, the log, the ledger, the key home, and what sessions that run still open.
+- the reserve: for the API's unix socket, the log, the ledger, the key home, and the files that running sessions open.
 """
 
 import contextlib
@@ -32,28 +32,28 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """How the numbers below the soft limit are divided; `limit` is that limit."""
+    """The ranges of the numbers below the soft limit, `limit`."""
 
     limit: int
 
     @property
     def reserve(self) -> int:
-        """How many are kept back from connections and new sessions."""
+        """The number of descriptors that connections and new sessions may not use."""
         return max(_RESERVE_MIN, min(_RESERVE_MAX, self.limit // 8))
 
     @property
     def session_ceiling(self) -> int:
-        """The number from which on no session is started."""
+        """The lowest descriptor number at which no session starts."""
         return self.limit - self.reserve
 
     @property
     def connection_ceiling(self) -> int:
-        """The number from which on a connection is turned away: a quarter is left to the sessions of the others."""
+        """The lowest number at which a connection is turned away; a quarter is left for open connections' sessions."""
         return self.session_ceiling * 3 // 4
 
 
 def current() -> Descriptors:
-    """Return the division of the soft limit that holds now."""
+    """Return the ranges for the current soft limit."""
     return Descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
@@ -72,7 +72,7 @@ def raise_limit() -> Descriptors:
 
 
 def check_room() -> None:
-    """Find out whether there are descriptors for one more session.
+    """Require descriptors for one more session.
 
     Raises:
         LimitReached: only the reserve is left.
@@ -91,12 +91,12 @@ def _no_room() -> LimitReached:
 
 
 class Listener(socket.socket):
-    """A socket for asyncio to accept from; unless it is `for_operators` it turns connections away at the reserve.
+    """A listening socket for asyncio; turns connections away at the reserve, unless the socket is `for_operators`.
 
-    asyncio (CPython 3.11 to 3.13, `_accept_connection`) accepts as many connections in one step as the backlog is long,
-    before it looks at the first of them, and at EMFILE it logs a traceback for each of the rest of that number. Both
-    end here: the ceiling is looked at on each accept, and one step of the loop meets EMFILE once, after which asyncio
-    pauses for a second. Pinned by tests/unit/test_descriptors.py.
+    asyncio (CPython 3.11 to 3.13, `_accept_connection`) accepts up to `backlog` connections in one step, before it
+    handles the first of them, and at EMFILE it logs a traceback for each of the remaining tries. This class prevents
+    both: each accept checks the ceiling, and one step of the loop meets EMFILE once, after which asyncio pauses for a
+    second. Pinned by tests/unit/test_descriptors.py.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Listener(socket.socket):
         """Accept one connection.
 
         Raises:
-            BlockingIOError: none waits, or one was turned away; asyncio ends its step.
+            BlockingIOError: no connection waits, or one was turned away; asyncio ends its step.
             OSError: no descriptor is left; asyncio pauses.
         """
         if self._is_pausing:
@@ -137,7 +137,7 @@ class Listener(socket.socket):
         raise BlockingIOError
 
     def _turn_away(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # the client has gone already, or takes nothing: there is nobody to tell
+        with contextlib.suppress(OSError):  # the client has gone, or does not read: the message reaches nobody
             connection.send(self._farewell)
         if self._turned_away is not None:
             self._turned_away()
@@ -146,10 +146,10 @@ class Listener(socket.socket):
 
 
 def bind(listener: Listener, address: tuple[Any, ...], *, backlog: int) -> Listener:
-    """Bind the socket to an address and listen; it is closed when that fails.
+    """Bind the socket to an address and listen; close the socket on failure.
 
     Raises:
-        OSError: it cannot be bound.
+        OSError: the address cannot be bound.
     """
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,25 +1,25 @@
-"""One tree of everything that can go wrong, and what the user is told and sees as exit status.
+"""One tree of every error, each with its message to the user and its exit status.
 
 BastionError                    255   the bastion failed
-├── ConfigurationError            1   a file, a key home or a folder is not as it must be; nothing was started
-├── TranscriptError               1   a transcript that is there cannot be read, or is not what was written
+├── ConfigurationError            1   a file, a key home or a folder is unusable; nothing was started
+├── TranscriptError               1   a transcript exists but cannot be read, or was changed
 ├── NoSuchTarget                251   no stack, service or container of that name is running
 ├── Refused                     252   policy says no
 ├── SessionEnded                253   ended by an administrator, a limit or a timer
 │   ├── LimitReached            253   too many sessions at once
 │   └── ShuttingDown            253   the bastion is shutting down and opens no session
-├── ClientGone                  255   the client went away; nobody is left to be told
-├── Malformed                   255   what was sent breaks the rules of its protocol
+├── ClientGone                  255   the client disconnected; nobody is left to read the error
+├── Malformed                   255   a peer broke the rules of its protocol
 ├── RecordingFailed             254   the transcript cannot be written; the session does not go on without it
 ├── FileFailed                    1   a file operation in a container failed; the session goes on
-│   └── FileRefused             1   no grant is about what was asked of a file
+│   └── FileRefused             1   no grant allows the operation on the file
 ├── DatabaseFailed              255   the sessions' database does not answer
 └── RuntimeFailed               255   the engine or the container failed
     ├── RuntimeUnreachable      255   the engine does not answer
     ├── ContainerEnded          255   the container stopped, was removed or is paused
-    │   └── ContainerPaused     255   the container is paused: what runs in it is still there
+    │   └── ContainerPaused     255   the container is paused; its processes still exist
     ├── ProcessesLeft           255   not every process of a session could be ended
-    ├── OtherEngine             255   the container is of another engine than the one that was asked
+    ├── OtherEngine             255   the container belongs to another engine than the one that was called
     ├── NoShell                 255   the container has no shell to run the request with
     └── ConnectionLost          255   the stream to the container broke before it said how the program ended
 """
@@ -164,7 +164,7 @@ class ContainerEnded(RuntimeFailed):
 
 
 class ContainerPaused(ContainerEnded):
-    """The container is paused: what runs in it is still there, and goes on when it is unpaused."""
+    """The container is paused; its processes still exist and go on when the container is unpaused."""
 
     code = "container-paused"
 
@@ -176,7 +176,7 @@ class ProcessesLeft(RuntimeFailed):
 
 
 class OtherEngine(RuntimeFailed):
-    """The container is of another engine than the one that was asked, which therefore does not know it."""
+    """The container belongs to another engine than the one that was called, which therefore does not know it."""
 
     code = "other-engine"
 

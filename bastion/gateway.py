@@ -57,7 +57,7 @@ class Rules:
 
 @dataclass(slots=True)
 class _Granted:
-    """What a live session was granted; `judge` is the policy, and its expired grants, that allowed it last."""
+    """A live session's grant; `judge` is the policy, with its expired grants, that allowed the session last."""
 
     identity: Identity
     request: Request
@@ -175,9 +175,9 @@ class Gateway:
             log.warning("not in the ledger", line=event, reason=error.public)
 
     def _review(self) -> None:
-        """End the sessions that the policy no longer allows; each is judged again only when the answer may be another.
+        """End the sessions that the policy no longer allows; judge a session again only when the result may differ.
 
-        A session is judged here once after it was opened, since the rules may have changed between the two.
+        Each session is judged here once after its opening too, since the rules may have changed meanwhile.
         """
         policy = self._rules.policy
         judge = policy, policy.expired()

@@ -1,4 +1,4 @@
-"""One decision for a connection that arrives, from penalties, the budget of handshakes and the table of startups."""
+"""Admit or refuse each new connection by penalties, the budget of handshakes and the table of startups."""
 
 import random
 import time
@@ -30,9 +30,9 @@ TOO_MANY: Final = Refusal("max-startups", "Exceeded MaxStartups")
 
 
 class Gatekeeper:
-    """Decides who may begin to log in; it knows addresses only.
+    """Decides by its address alone whether a connection may begin to log in.
 
-    A penalty refuses nobody at a source from which somebody is logged in: behind one address there may be many people.
+    A penalty does not apply to a source from which a user is logged in: many people may share one address (NAT).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Gatekeeper:
         self._logged_in: Counter[str] = Counter()
 
     def arrive(self, address: str, evict: Callable[[], None]) -> Startup | Refusal:
-        """Take a connection in, to wait for its login; `evict` is called if it has to go for another."""
+        """Admit a connection to wait for its login; `evict` is called if a newcomer takes the connection's place."""
         source, exempt = source_of(address), self.is_exempt(address)
         if not exempt and source not in self._logged_in and self._penalties.refused_seconds(source):
             return PENALISED
@@ -66,7 +66,7 @@ class Gatekeeper:
         self._logged_in[startup.source] += 1
 
     def leave(self, startup: Startup, *, logged_in: bool) -> None:
-        """Forget a connection that is lost."""
+        """Remove a connection that was lost from every count."""
         self._startups.release(startup)
         if logged_in:
             self._logged_in[startup.source] -= 1
@@ -74,7 +74,7 @@ class Gatekeeper:
                 del self._logged_in[startup.source]
 
     def penalise(self, address: str, offence: Offence) -> None:
-        """Hold against the address's source that a connection ended so without a login."""
+        """Penalise the address's source for a connection that ended by `offence` without a login."""
         if not self.is_exempt(address):
             self._penalties.penalise(source_of(address), offence)
 

@@ -1,7 +1,9 @@
-"""`PerSourcePenalties` of sshd_config(5): what a source did before logging in adds up, runs down, and shuts it out.
+"""`PerSourcePenalties` of sshd_config(5): failures before the login add seconds for which their source is refused.
 
-Each failure adds its seconds. From `min` seconds on the source is refused, until all of them have passed; more failures
-of connections that are open add to them, up to `max`. Below `min` nothing is refused.
+- Each failure adds its seconds; the sum decreases with time.
+- Once the sum reaches `min`, every connection of the source is refused until the whole sum has passed.
+- Further failures, of connections that are open already, add to the sum, up to `max`.
+- Below `min` nothing is refused.
 """
 
 import time
@@ -22,7 +24,7 @@ class _Penalty:
 
 
 class Penalties:
-    """The sources that are penalised. Where there are too many, the one penalised longest ago is forgotten."""
+    """The penalised sources, bounded in number: the source penalised longest ago is forgotten first."""
 
     def __init__(self, rules: PenaltyRules, clock: Callable[[], float] = time.monotonic) -> None:
         self._rules = rules
@@ -33,7 +35,7 @@ class Penalties:
         return len(self._penalties)
 
     def penalise(self, source: str, offence: Offence) -> None:
-        """Add the offence's seconds to the source's."""
+        """Add the offence's seconds to the source's sum."""
         seconds: float = getattr(self._rules, offence)
         if not seconds:
             return
@@ -45,7 +47,7 @@ class Penalties:
         self._penalties.set(source, _Penalty(until, was_active or until - moment >= self._rules.min))
 
     def refused_seconds(self, source: str) -> float:
-        """Return for how long the source is refused from now on, 0 when it is not."""
+        """Return the seconds for which the source is still refused; 0 when the source is not refused."""
         penalty = self._penalties.get(source)
         if penalty is None:
             return 0

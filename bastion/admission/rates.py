@@ -1,8 +1,8 @@
 """A budget of handshakes: a key exchange costs the server milliseconds and its client next to nothing (CVE-2002-20001).
 
-Token buckets of one second's worth, one for all and one for each source. When less than half of the budget for all is
-left, only a source that has spent nothing of its own lately is served, so that few who are many times as fast as
-everybody else do not use it up.
+There is one token bucket for all sources together and one for each source; each bucket holds one second's tokens.
+When less than half of the common bucket is left, only a source whose own bucket is full may begin a handshake, so
+that a few fast sources cannot use up the common budget.
 """
 
 import time
@@ -21,7 +21,7 @@ class _Bucket:
     filled_at: float
 
     def at(self, moment: float, rate: float) -> "_Bucket":
-        """Return the bucket as it is by then: filled with `rate` tokens a second, up to one second's worth."""
+        """Return the bucket refilled up to `moment` by `rate` tokens a second, one second's tokens at most."""
         return _Bucket(min(_capacity(rate), self.tokens + (moment - self.filled_at) * rate), moment)
 
     def less_one(self) -> "_Bucket":
@@ -33,7 +33,7 @@ def _capacity(rate: float) -> float:
 
 
 class HandshakeBudget:
-    """How many handshakes may still begin; a rate of 0 is no limit."""
+    """Bounds how many handshakes begin in a second; a rate of 0 is no limit."""
 
     def __init__(self, rate: float, per_source: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -43,7 +43,7 @@ class HandshakeBudget:
         self._sources: SourceMemory[_Bucket] = SourceMemory(MAX_SOURCES)
 
     def allows(self, source: str, *, exempt: bool = False) -> bool:
-        """Tell whether the source may begin a handshake; one that is exempt is bounded by the budget for all only."""
+        """Tell whether the source may begin a handshake; only the common budget bounds an exempt source."""
         moment = self._clock()
         own = self._own(source, moment)
         if not exempt and self._per_source and own.tokens < 1:

@@ -1,16 +1,16 @@
-"""What a client's address counts as, and a bounded memory of sources, of IPv4 and of IPv6 apart."""
+"""Map client addresses to sources, and remember a bounded number of sources, of IPv4 and of IPv6 apart."""
 
 import ipaddress
 from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
-WIDE_PREFIX_BITS: Final = 48  # of IPv6: what one customer commonly gets (RFC 6177), and so 65,536 sources
+WIDE_PREFIX_BITS: Final = 48  # of IPv6: the prefix that one customer commonly gets (RFC 6177), 65,536 sources
 
 _Value = TypeVar("_Value")
 
 
 def source_of(address: str) -> str:
-    """Return what a client's address counts as: an IPv4 address itself, of IPv6 the /64, which one client may own."""
+    """Return the source of a client's address: the IPv4 address itself, or the IPv6 /64, which one client may own."""
     parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, 64), strict=False))
@@ -18,14 +18,14 @@ def source_of(address: str) -> str:
 
 
 def wide_source_of(source: str) -> str | None:
-    """Return the /48 of an IPv6 source; None of every other source."""
+    """Return the /48 of an IPv6 source; None for every other source."""
     if not source.endswith("/64"):
         return None
     return str(ipaddress.IPv6Network(source).supernet(new_prefix=WIDE_PREFIX_BITS))
 
 
 def parse_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address without its zone, IPv4 mapped into IPv6 as IPv4; None for what is no address."""
+    """Return the IP address without its zone, IPv4 mapped into IPv6 as IPv4; None for text that is no address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -46,11 +46,11 @@ class SourceMemory(Generic[_Value]):
         return sum(map(len, self._values))
 
     def get(self, source: str) -> _Value | None:
-        """Return the value of the source, None when there is none."""
+        """Return the source's value; None when the source has no value."""
         return self._values[":" in source].get(source)
 
     def set(self, source: str, value: _Value) -> None:
-        """Remember a value; the source that was set longest ago is forgotten where there are too many."""
+        """Remember a source's value; above `max_sources` the source that was set longest ago is forgotten."""
         values = self._values[":" in source]
         values[source] = value
         values.move_to_end(source)
@@ -58,5 +58,5 @@ class SourceMemory(Generic[_Value]):
             values.popitem(last=False)
 
     def forget(self, source: str) -> None:
-        """Remember nothing of the source."""
+        """Remove the source's value."""
         self._values[":" in source].pop(source, None)

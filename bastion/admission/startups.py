@@ -1,11 +1,13 @@
-"""Connections that wait to log in: `MaxStartups` of sshd_config(5), where the source that holds most of them pays.
+"""Connections that wait to log in: `MaxStartups` of sshd_config(5), but the source that holds most of them loses one.
 
-sshd drops the newcomer, by chance or always, so that whoever fills the table keeps everybody out. Here a connection has
-to go under the same conditions, and the choice of it is fair:
+sshd drops the newcomer, at random or always, so that an attacker who fills the table keeps everybody out. Here a
+connection is dropped under the same conditions as in sshd, but the choice of the connection is fair:
 
 - a source over its own limit is refused;
-- a newcomer whose source waits with nothing yet is spared by chance, and at `full` another goes for it;
-- a newcomer whose source waits with fewer than the largest takes the place of the largest source's oldest;
+- below `full`, a newcomer of a source with no waiting connection is not subject to the random drop; at `full` the
+  newcomer takes another connection's place;
+- a newcomer of a source with fewer waiting connections than the largest source has takes the place of the largest
+  source's oldest connection;
 - a newcomer of the largest source is refused.
 """
 
@@ -17,11 +19,11 @@ from typing import Final
 from bastion.admission.sources import wide_source_of
 from bastion.config import MaxStartups
 
-SOURCES_PER_WIDE_SOURCE: Final = 4  # a /48 of IPv6 may wait with as many connections as so many sources
+SOURCES_PER_WIDE_SOURCE: Final = 4  # a /48 of IPv6 may have as many waiting connections as this many sources
 
 
 class Startup:
-    """One connection that waits to log in; `evict` is called when it has to go."""
+    """One connection that waits to log in; `evict` is called when the connection must be closed for another one."""
 
     __slots__ = ("evict", "source", "wide_source")
 
@@ -40,7 +42,7 @@ class StartupTable:
         self._chance = chance
         self._size = 0
         self._waiting: dict[str, dict[Startup, None]] = {}  # by source, the oldest first
-        self._by_count: dict[int, dict[str, None]] = {}  # the sources that wait with so many
+        self._by_count: dict[int, dict[str, None]] = {}  # the sources by their number of waiting connections
         self._largest = 0
         self._wide: Counter[str] = Counter()
 
@@ -48,11 +50,11 @@ class StartupTable:
         return self._size
 
     def waiting(self, source: str) -> int:
-        """Return how many connections of the source wait."""
+        """Return the number of the source's waiting connections."""
         return len(self._waiting.get(source, ()))
 
     def admit(self, source: str, evict: Callable[[], None]) -> Startup | None:
-        """Add a connection, evicting another where one has to go; return None where the newcomer is refused."""
+        """Add a connection, evicting another one if necessary; return None when the newcomer is refused."""
         startup = Startup(source, evict)
         count = self.waiting(source)
         if count >= self._per_source:
@@ -67,7 +69,7 @@ class StartupTable:
         return startup
 
     def release(self, startup: Startup) -> None:
-        """Take a connection out: it has logged in, or is lost. Once it is out this does nothing."""
+        """Remove a connection that has logged in or was lost; a connection already removed is ignored."""
         waiting = self._waiting.get(startup.source)
         if waiting is None or startup not in waiting:
             return
@@ -105,7 +107,7 @@ class StartupTable:
             self._wide[startup.wide_source] += 1
 
     def _move(self, source: str, before: int, after: int) -> None:
-        """Move a source between counts that differ by one."""
+        """Move a source from the set of one count to the set of the next count up or down."""
         if before:
             del self._by_count[before][source]
             if not self._by_count[before]:

@@ -16,7 +16,7 @@ from bastion.api.limits import BODY_SECONDS
 from bastion.config import MaxStartups
 from bastion.tasks import background
 
-MAX_WAITING: Final = 128  # connections of one listener that owe it a handshake or a request
+MAX_WAITING: Final = 128  # connections of one listener that have yet to send a handshake or a request
 MAX_WAITING_PER_SOURCE: Final = 32
 MAX_ANSWERING: Final = 128  # connections of one listener whose requests are being answered
 HEADER_SECONDS: Final = 10.0
@@ -26,10 +26,10 @@ _UCRED: Final = struct.Struct("3i")  # process, user and group id: unix(7), SO_P
 
 
 class Room:
-    """The connections of one listener: those that it waits for, by source, and those whose requests it answers.
+    """The connections of one listener: the waiting connections, by source, and those whose requests are answered.
 
-    As before a login by SSH, whoever lets it wait with most connections loses one where there are too many. A unix
-    socket has one source only, its administrators, which may have all of it.
+    As before a login by SSH, the source with most waiting connections loses one of them when there are too many. A
+    unix socket has a single source, its administrators, which may take every place.
     """
 
     def __init__(self, *, is_unix: bool) -> None:
@@ -38,22 +38,22 @@ class Room:
         self._answering: set[Protocol] = set()
 
     def wait_for(self, transport: asyncio.Transport, network: str) -> Startup | None:
-        """Take in a connection that owes something; None where it has to go itself, and may later for another."""
+        """Admit a connection that must send a handshake or a request; None when the connection itself is refused."""
         return self._waiting.admit(network, transport.abort)
 
     def leave(self, startup: Startup) -> None:
-        """Wait for it no more."""
+        """Remove a waiting connection."""
         self._waiting.release(startup)
 
     def answer(self, protocol: "Protocol") -> bool:
-        """Take in a connection whose request has come, unless there are too many."""
+        """Admit a connection whose request has arrived; return False when too many requests are being answered."""
         if len(self._answering) >= MAX_ANSWERING:
             return False
         self._answering.add(protocol)
         return True
 
     def answered(self, protocol: "Protocol") -> None:
-        """Let go of it."""
+        """Remove a connection whose request was answered."""
         self._answering.discard(protocol)
 
 
@@ -119,7 +119,7 @@ class Protocol(H11Protocol):
             self._watch_request()
 
     def _wait(self) -> bool:
-        """Take a place among those that owe something, or close."""
+        """Take a place among the waiting connections, or close."""
         self._room.answered(self)
         if self.startup is None:
             self.startup = self._room.wait_for(self.transport, self.network)

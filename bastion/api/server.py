@@ -156,7 +156,7 @@ async def _renewing(tls: ssl.SSLContext, settings: ApiSettings) -> AsyncIterator
 
 
 async def _renew(tls: ssl.SSLContext, settings: ApiSettings) -> None:
-    """For ever: take a certificate that has changed; one that cannot be used or read changes nothing."""
+    """Load the certificate for ever when its files change; an unusable or unreadable certificate changes nothing."""
     seen: object = None
     with contextlib.suppress(OSError):
         seen = _stamp(settings)
@@ -169,7 +169,7 @@ async def _renew(tls: ssl.SSLContext, settings: ApiSettings) -> None:
             # First into a context that nobody uses: half of a pair must not end in the one that serves.
             _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), settings)
             _load(tls, settings)
-        except (ConfigurationError, OSError) as error:  # tried again at the next look, and said once
+        except (ConfigurationError, OSError) as error:  # tried again at the next poll, and logged once
             if str(error) != reason:
                 reason = str(error)
                 log.error("certificate not taken over", reason=reason)  # noqa: TRY400 - it is the file's fault
@@ -179,10 +179,10 @@ async def _renew(tls: ssl.SSLContext, settings: ApiSettings) -> None:
 
 
 def _stamp(settings: ApiSettings) -> list[tuple[int, int, int]]:
-    """Return what changes whenever the certificate or its key does.
+    """Return a stamp that differs whenever the certificate or its key has changed.
 
     Raises:
-        OSError: one is gone or cannot be looked at.
+        OSError: the certificate or its key is gone, or stat(2) on one of them fails.
     """
     found = [path.stat() for path in (settings.certificate, settings.private_key) if path is not None]
     return [(status.st_ino, status.st_mtime_ns, status.st_size) for status in found]

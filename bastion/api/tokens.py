@@ -54,8 +54,9 @@ class Token(BaseModel):
 class Tokens:
     """The tokens of one key home. `now` gives the present in seconds since the epoch (`Keyring.now`).
 
-    A file that is gone has no tokens, and one that others can use or that has a line that is none lets nobody in. While
-    it cannot be read (EMFILE, EIO, EACCES), the tokens read last count for `grace` seconds.
+    - A file that is gone has no tokens.
+    - A file that other users can access, or that has a malformed line, lets nobody in.
+    - While the file cannot be read (EMFILE, EIO, EACCES), the tokens read last count for `grace` seconds.
     """
 
     def __init__(self, home: Path, now: Callable[[], float], *, grace: float = UNREAD_GRACE_SECONDS) -> None:
@@ -161,7 +162,7 @@ class Tokens:
         self._unread_since = None
 
     def _keep_for_a_time(self, error: OSError) -> None:
-        """Go on by the tokens read last until the grace is over; the file is read again at the next look."""
+        """Use the tokens read last until the grace is over; the file is read again at the next poll."""
         present = time.monotonic()
         self._unread_since = present if self._unread_since is None else self._unread_since
         self._stamp, self._problem = None, f"{self.path}: {files.words(error)}"

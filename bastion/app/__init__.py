@@ -81,13 +81,14 @@ async def serve(
     ready: Callable[[Sequence[tuple[str, int]]], None] | None = None,
     reload: Reload | None = None,
 ) -> None:
-    """Run the bastion until SIGTERM or SIGINT, let its sessions end by themselves for a while, then end the others.
+    """Run the bastion until SIGTERM or SIGINT, then drain: let sessions end by themselves for a time, end the rest.
 
-    `runtimes` replaces the configured ones (the demo's local processes); `ready` is called with the bound addresses;
-    `reload` reads the configuration again, at SIGHUP and when it has changed. Without it SIGHUP ends the bastion too.
+    `runtimes` replaces the configured runtimes (the demo passes local processes); `ready` is called with the bound
+    addresses; `reload` reads the configuration again, at SIGHUP and when its file has changed. Without `reload`,
+    SIGHUP ends the bastion too.
 
     Raises:
-        ConfigurationError: something is not as it must be; nothing was started.
+        ConfigurationError: the configuration, a key home or a folder is unusable; nothing was started.
     """
     descriptors.raise_limit()
     node = socket.gethostname()
@@ -118,7 +119,8 @@ async def serve(
         running.push_async_callback(asyncio.to_thread, keyring.close)
         await sessions.start()
         running.push_async_callback(sessions.close)
-        running.push_async_callback(_close, adapters)  # before: what it still ends is taken off the record
+        # Runs before sessions.close, which takes the duties of programs that the adapters still end off the record.
+        running.push_async_callback(_close, adapters)
         await running.enter_async_context(faults.running(sessions.keep(), "sessions"))
         await transcripts.start()
         running.push_async_callback(transcripts.close)

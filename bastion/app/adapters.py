@@ -58,9 +58,9 @@ class Adapters(Mapping[str, Runtime]):
 
 
 def build_runtimes(settings: Settings, duties: DutyRecord | None = None) -> Adapters:
-    """Return the adapters of these settings; nothing is asked of an engine yet.
+    """Return the adapters of these settings; no engine is called yet.
 
-    Without a record of `duties`, what cannot be ended at a session's end is left.
+    Without a record of `duties`, a program that cannot be ended at its session's end is left running.
     """
     return Adapters(settings, duties)
 
@@ -86,5 +86,5 @@ def _made_of(settings: Settings, engine: str) -> dict[str, Any]:
 
 
 def _docker_hosts(settings: Settings) -> tuple[str, ...]:
-    """Return the addresses of all Docker Engines: a container that mounts the socket of any of them opens that one."""
+    """Return the addresses of all Docker Engines: a container that mounts an engine's socket controls that engine."""
     return tuple(sorted({settings.docker.host, *(entry.host for entry in settings.stacks if entry.host is not None)}))

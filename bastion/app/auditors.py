@@ -1,4 +1,4 @@
-"""Read the auditors' keys again when they change: new transcripts are encrypted to those of now."""
+"""Read the auditors' keys again when they change: new transcripts are encrypted to the current keys."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,11 @@ log = structlog.get_logger(__name__)
 
 
 class Auditors:
-    """Keeps the recipients of `transcripts` like [audit] recipients and the key home's auditors/.
+    """Keeps the recipients of `transcripts` equal to [audit] recipients and the key home's auditors/.
 
-    A folder that still changes is being written: it is read when two looks find the same, or at once after `ask`. What
-    cannot be read, or holds no usable key, changes nothing: the last recipients count, and the reason is logged once.
+    The folder is read once two polls in a row see the same stamps (until then somebody may be writing its files), or
+    at once after `ask`. If the folder or a file cannot be read, or there is no usable key, the last recipients stay in
+    use and the reason is logged once.
     """
 
     def __init__(self, configured: Sequence[str], keyring: Keyring, transcripts: Transcripts) -> None:
@@ -31,17 +32,17 @@ class Auditors:
         self._problem = ""
 
     def configure(self, recipients: Sequence[str]) -> None:
-        """Take [audit] recipients over."""
+        """Set the recipients that [audit] recipients lists."""
         self._configured = recipients
         self.ask()
 
     def ask(self) -> None:
-        """Read every key again now, whether its file has changed or not."""
+        """Request that every key is read now, even when no file has changed."""
         self._asked.set()
 
     async def watch(self) -> None:
-        """For ever: look at the folder, read it when it has changed, and replace the recipients."""
-        stamp_read: object = None  # the first look reads: a key may have been added during the start
+        """Poll the folder for ever; when a file has changed, read the keys and replace the recipients."""
+        stamp_read: object = None  # the first poll reads the keys: one may have been added during the start
         stamp_before: object = None
         while True:
             with contextlib.suppress(TimeoutError):
@@ -52,7 +53,7 @@ class Auditors:
             stamp = await asyncio.to_thread(self._keyring.auditors_stamp)
             has_settled, stamp_before = stamp == stamp_before, stamp
             if was_asked or (has_settled and stamp != stamp_read):
-                stamp_read = stamp if await self._read() else None  # a failure is tried again at the next look
+                stamp_read = stamp if await self._read() else None  # retry a failure at the next poll
 
     async def _read(self) -> bool:
         try:

@@ -56,8 +56,8 @@ async def _enterable(runtimes: Mapping[str, Runtime]) -> list[tuple[str, str]]:
     names = []
     for runtime in runtimes.values():
         for stack, service in await runtime.services():
-            with contextlib.suppress(NoSuchTarget):  # it has stopped meanwhile
-                targets = await runtime.find(stack, service) if stack != "docker" else []  # "docker" are the unlabelled
+            with contextlib.suppress(NoSuchTarget):  # the service has stopped meanwhile
+                targets = await runtime.find(stack, service) if stack != "docker" else []  # "docker" is unlabelled
                 if targets and not targets[0].hazards:
                     names.append((stack, service))
     return names

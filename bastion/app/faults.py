@@ -1,4 +1,4 @@
-"""Handle what no other code handles: one log line and one count for each fault, and an end in order for a fatal one."""
+"""Handle unhandled exceptions: a log line and a count for each fault, and an orderly shutdown after a fatal one."""
 
 import asyncio
 import errno
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Faults:
-    """The running event loop's exception handler from now on; `stop` ends the server when an essential task has ended.
+    """Installs itself as the event loop's exception handler; calls `stop` when an essential task has ended.
 
     `fatal` is the first error that ended an essential task.
     """
@@ -31,7 +31,7 @@ class Faults:
 
     @asynccontextmanager
     async def running(self, work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
-        """Run an essential task beside what runs inside."""
+        """Run an essential task beside the body of the `async with`."""
         task = background(work, name=name, essential=True)
         try:
             yield
@@ -40,14 +40,14 @@ class Faults:
             await asyncio.wait({task})
 
     def raise_fatal(self) -> None:
-        """Raise the error for which the server stopped, if it stopped for one."""
+        """Raise the fatal error, if a fatal error stopped the server."""
         if self.fatal is not None:
             raise self.fatal
 
     def _handle(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in _EXHAUSTED and "socket" in context:
-            # asyncio 3.11 takes the listener out of the loop for a second then
+            # asyncio (CPython 3.11) then removes the listener from the loop for a second
             log.warning("no connection is accepted for a second", reason=error.strerror)
             return
         self._metrics.internal_error()

@@ -21,10 +21,10 @@ log = structlog.get_logger(__name__)
 
 
 class Reload:
-    """Watches one configuration file from when this is made, which is before it is first read; `ask` reads it at once.
+    """Watches one configuration file, from before its first reading on; `ask` requests a reading at once.
 
-    A file that still changes is being written: it is read when it has been the same for a second. A file that is gone
-    or cannot be read changes nothing, and is read again each second until it can be.
+    The file is read once its stamp has been the same for a second: until then somebody may be writing the file. A file
+    that is gone or cannot be read changes nothing, and the read is tried again each second.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Reload:
             is_blank = not self._path.read_bytes().strip()
         except OSError as error:
             raise ConfigurationError(f"{self._path}: {error}", "bastion check") from error
-        if is_blank:  # it would take every grant away, and is what a full disk leaves
+        if is_blank:  # a full disk leaves a blank file, and loading it would remove every grant
             raise ConfigurationError(f"{self._path}: nothing is in it", "restart the bastion if that is meant")
         return settings
 

@@ -1,4 +1,4 @@
-"""How the bastion stops: it opens no more sessions, and gives those that run some time to end by themselves."""
+"""Shut the bastion down: refuse new sessions, and give running sessions time to end by themselves."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,9 @@ log = structlog.get_logger(__name__)
 
 
 class Shutdown:
-    """Counts the signals to stop: the first starts the drain, the second shortens it, the third ends it.
+    """Counts the signals to stop: the first starts the drain, the second shortens the drain, the third ends the drain.
 
-    `requested` is set from the first signal on, or when `abandon` is called because a part of the bastion has failed.
+    `requested` is set by the first signal, or by `abandon` when an essential part of the bastion has failed.
     """
 
     def __init__(self, drain_seconds: float, sessions: Sessions) -> None:
@@ -30,11 +30,11 @@ class Shutdown:
         self._timer: asyncio.Timeout | None = None
 
     def signal(self) -> None:
-        """Take one signal: refuse new sessions, and tell every session how long it may still run."""
+        """Handle one signal: refuse new sessions, and show every user how long their session may still run."""
         self._shorten(next(self._limits, 0.0))
 
     def abandon(self) -> None:
-        """Stop without a drain: a part that the sessions rely on is gone."""
+        """Stop without a drain, because a part that every session needs has failed."""
         self._shorten(0.0)
 
     def _shorten(self, seconds: float) -> None:
@@ -50,7 +50,7 @@ class Shutdown:
         self.requested.set()
 
     async def drain(self) -> None:
-        """Wait until the last session has ended by itself, or the time is over."""
+        """Wait until the last session has ended by itself, or the drain's time is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline) as self._timer:
                 await self._sessions.wait_until_none()

@@ -26,9 +26,9 @@ _PATTERN_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One part of the bastion: what was found there, and when something is wrong, a hint that mends it.
+    """The result of one check; a failed check has a hint with the remedy.
 
-    What is right and has a hint all the same is a warning.
+    A check that passed and has a hint all the same is a warning.
     """
 
     part: str

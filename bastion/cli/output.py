@@ -22,7 +22,7 @@ def show_error(words: str, hint: str = "") -> None:
 
 
 def show_warning(words: str, hint: str = "") -> None:
-    """Say on standard error what may go wrong, and on the next line what to do."""
+    """Print a warning on standard error, and its hint, if any, on the next line."""
     say(f"warning: {words}")
     if hint:
         say(f"hint: {hint}")
@@ -48,7 +48,7 @@ def write_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def write_long_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print any number of rows as `write_table` does, 1000 at a time: columns may grow wider on the way."""
+    """Print any number of rows as `write_table` does, 1000 at a time; later batches may have wider columns."""
     iterator = iter(rows)
     widths = [len(head) for head in heads]
     cells = [list(heads)]
@@ -61,7 +61,7 @@ def write_long_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> 
 
 
 def write_long_json(facts: Mapping[str, object], name: str, items: Iterable[object]) -> None:
-    """Print an object of these facts and the list `name` as `write_json` does, one item at a time."""
+    """Print an object with these facts and the list `name`, as `write_json` does, but one item at a time."""
     sys.stdout.write("{")
     for key, value in facts.items():
         sys.stdout.write(f"\n  {json.dumps(key)}: {json.dumps(value, default=str)},")
@@ -79,7 +79,7 @@ def _write_cells(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
 
 
 def write_fields(fields: dict[str, Any]) -> None:
-    """Print one thing's fields, a line each, escaped as in a table, their names too."""
+    """Print one record's fields, a line each; names and values are escaped as in a table."""
     names = [_cell(name) for name in fields]
     width = max(map(len, names))
     for name, value in zip(names, fields.values(), strict=True):

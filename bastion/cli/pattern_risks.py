@@ -1,4 +1,4 @@
-"""Say which of a grant's command patterns give the caller more than they seem to."""
+"""Find command patterns of a grant that allow the user more than they seem to."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _REDIRECTION: Final = re.compile(r"> ?[^ ;&|]*[*?]")
 
 
 def risks(pattern: str) -> Iterator[str]:
-    """Give a sentence for each program in the pattern over which a wildcard gives the caller a say."""
+    """Yield a sentence for each program in the pattern whose arguments a wildcard leaves to the user."""
     for program, words in _programs(pattern):
         name = program.rpartition("/")[2]
         risk = RISKS.get(name) or RISKS.get(name.rstrip(_VERSION))
@@ -25,7 +25,7 @@ def risks(pattern: str) -> Iterator[str]:
 
 
 def _programs(pattern: str) -> Iterator[tuple[str, list[str]]]:
-    """Give each program that a pattern runs, with the words behind it."""
+    """Yield each program that a pattern runs, with its arguments."""
     words = pattern.split(" ")
     is_next = True
     for place, word in enumerate(words):

@@ -1,4 +1,4 @@
-"""What the ledger and the signatures prove of the one transcript that a command is about."""
+"""Verify the one transcript that a command is about against the ledger and the signatures."""
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def judge(settings: "Settings", transcript: "Transcript") -> "Finding | None":
-    """Return what is proven of a transcript; None, said on standard error, where there is no ledger or public key."""
+    """Return a transcript's finding; without a ledger or public key warn on standard error and return None."""
     from bastion.keyring import Keyring
     from bastion.transcripts import verify_one
 
@@ -30,7 +30,7 @@ def judge(settings: "Settings", transcript: "Transcript") -> "Finding | None":
 
 @contextmanager
 def judged(settings: "Settings", transcript: "Transcript") -> "Iterator[None]":
-    """Say on standard error what is not proven of a transcript before it is shown; exit 1 after it if it is unsound."""
+    """Warn on standard error about unproven parts before the transcript is shown; exit 1 after an unsound one."""
     finding = judge(settings, transcript)
     if finding is not None and finding.verdict == "unclean":
         say(f"{finding.uid} is unclean: {finding.words}")

@@ -1,6 +1,6 @@
-"""Programs that do more with their arguments than one may think: data for the warnings of `bastion check`.
+"""Programs whose arguments can run commands or write files: data for the warnings of `bastion check`.
 
-GTFOBins lists most of them with the arguments that do it. docs/configuration.md shows what these lists are for.
+GTFOBins lists most of these programs, with such arguments. docs/configuration.md shows the warnings.
 """
 
 from typing import Final

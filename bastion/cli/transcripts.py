@@ -185,10 +185,10 @@ def verify(
 
 
 class _Readable:
-    """What is good of a transcript that may be broken further on: `error` says so at the end.
+    """Iterates over a transcript's readable items; after the last of them `error` is the reason why the rest is not.
 
     Raises:
-        TranscriptError: already the first item cannot be read.
+        TranscriptError: the first item cannot be read.
     """
 
     def __init__(self, operations: "Iterator[tuple[datetime, FileOperation]]") -> None:

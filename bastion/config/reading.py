@@ -55,7 +55,7 @@ def locate(explicit: Path | None) -> Path | None:
 
 
 def _may_be_file(path: Path) -> bool:
-    """Tell whether a file is there; one that cannot be looked at is left to `load`, which says why."""
+    """Tell whether a file exists; return True too if stat(2) fails otherwise: `load` reports the error."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What `[ssh]` bears before a login: values in the syntax of sshd_config(5), so that they can be carried over."""
+"""Limits of `[ssh]` before a login, in the syntax of sshd_config(5), so that values can be copied from sshd."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ _PERCENT: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class MaxStartups:
-    """How many connections may wait to log in: from `start` on `rate` percent have to go, at `full` all."""
+    """Bounds the connections that wait to log in: from `start` on, `rate` percent are dropped, at `full` all."""
 
     start: int
     rate: int
@@ -32,7 +32,7 @@ class MaxStartups:
 
 @dataclass(frozen=True, slots=True)
 class PenaltyRules:
-    """How many seconds each kind of failure adds, and from how many on, up to how many, a source is refused."""
+    """The penalty in seconds of each kind of failure, and the bounds `min` and `max` of a source's sum."""
 
     authfail: float = 5
     noauth: float = 1
@@ -54,7 +54,7 @@ def read_max_startups(value: object) -> object:
     """Read `start:rate:full` of sshd_config(5) or one number, which is both start and full.
 
     Raises:
-        ValueError: it is neither, or start is above full.
+        ValueError: the value is neither, or start is above full.
     """
     if isinstance(value, MaxStartups):
         return value
@@ -74,7 +74,7 @@ def read_penalties(value: object) -> object:
     """Read `PerSourcePenalties` of sshd_config(5): words such as `authfail:5s`, or `no`.
 
     Raises:
-        ValueError: a word is unknown, comes twice or has no duration.
+        ValueError: a word is unknown, is repeated or has no duration.
     """
     if isinstance(value, PenaltyRules):
         return value
@@ -111,10 +111,10 @@ def _seconds(unit: str | None, units: Mapping[str, float] = UNITS) -> float:
 
 
 def read_networks(value: object) -> object:
-    """Read addresses and networks in CIDR notation; host bits that are set are an error.
+    """Read addresses and networks in CIDR notation; a network with host bits set is an error.
 
     Raises:
-        ValueError: one is neither.
+        ValueError: a value is neither an address nor a network.
     """
     if not isinstance(value, list | tuple):
         return value

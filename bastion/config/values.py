@@ -49,7 +49,7 @@ HOST_AND_PORTS = re.compile(
 
 
 def size_in_words(size: int) -> str:
-    """Write a size in the largest unit of which it is at least one, such as "1.5 GiB"."""
+    """Format a size in the largest unit that does not exceed the size, such as "1.5 GiB"."""
     unit = next((unit for unit in reversed(_SIZES) if size >= _SIZES[unit]), "B")
     return f"{round(size / _SIZES[unit], 1):g} {unit}"
 
