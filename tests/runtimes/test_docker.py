@@ -302,8 +302,28 @@ async def test_user(engine: Engine, docker: DockerRuntime, container: str) -> No
     as_user = Target("docker", "mystack", "victim", target.container_id, container, user="user")
     assert (await world.run(request("id -un; pwd"), target=as_user)).out == b"user\n/\n"
     unknown = Target("docker", "mystack", "victim", target.container_id, container, user="nosuch")
-    with pytest.raises(RuntimeFailed):
+    with pytest.raises(RuntimeFailed, match=f"the user chosen for {container} is not in its image"):
         await world.run(request("id -un"), target=unknown)
+
+
+async def test_missing_user_or_working_directory_is_no_missing_shell(engine: Engine, docker: DockerRuntime) -> None:
+    """The first session of a container, which looks for the shell, is told what is missing; later ones are let in."""
+    engine.start("gone", engine.image_busybox, stack="g", service="g", args=("-w", "/srv/app"))
+    try:
+        target = await only(docker, "g", "g")
+        world = World(docker, target, str)
+        with pytest.raises(RuntimeFailed, match="the user chosen for gone is not in its image"):
+            await world.run(request("id"), target=dataclasses.replace(target, user="nosuch"))
+        engine.docker("exec", "-w", "/", "gone", "rm", "-r", "/srv/app")
+        with pytest.raises(RuntimeFailed, match="the working directory of gone is gone"):
+            await world.run(request("id"), target=target)
+        engine.docker("exec", "-w", "/", "gone", "mkdir", "/srv/app")
+        assert (await world.run(request("pwd"), target=target)).out == b"/srv/app\n"
+        engine.docker("exec", "-w", "/", "gone", "rm", "-r", "/srv/app")
+        with pytest.raises(RuntimeFailed, match="the working directory of gone is gone"):
+            await world.run(request("id"), target=target)
+    finally:
+        engine.remove("gone")
 
 
 @pytest.mark.parametrize("image", ["image_busybox", "image_debian"])

@@ -9,6 +9,7 @@ import structlog
 
 from bastion.errors import ConnectionLost, ContainerEnded, NoShell, RuntimeFailed, RuntimeUnreachable
 from bastion.model import STDERR, STDOUT, Data, Eof, Event, Exit, Resize, Signal, Target
+from bastion.runtimes.docker.shells import refusal
 from bastion.runtimes.docker.stream import ExecStream, StreamBroken
 from bastion.runtimes.shell import SIGNALS
 from bastion.tasks import background
@@ -187,12 +188,13 @@ class DockerExec:
 
     def _never_ran(self, words: bytes) -> None:
         text = words.decode(errors="replace").strip()
-        name = self._target.container_name
-        if "passwd file" in text or "unable to find user" in text:
-            raise RuntimeFailed(
-                f"the user chosen for {name} is not in its image", "ask the operator of the stack", detail=text
-            )
-        raise NoShell(f"no program could be started in {name}", "its shell is not there or cannot be run", detail=text)
+        if error := refusal(self._target, text):
+            raise error
+        raise NoShell(
+            f"no program could be started in {self._target.container_name}",
+            "its shell is not there or cannot be run",
+            detail=text,
+        )
 
     async def _settle(self) -> Exit:
         self._raise_if_ended()

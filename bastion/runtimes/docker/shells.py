@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from bastion.errors import NoShell
+from bastion.errors import NoShell, RuntimeFailed
 from bastion.model import Target
 from bastion.runtimes import shell
 
 _REMEMBERED: Final = 4096  # containers
 _FOUND: Final = "bastion"  # what a chosen shell has to print
 _NOT_THERE: Final = ("not found", "no such file")  # what the engine says of a program that will not be there later
+_CWD_GONE: Final = "chdir to cwd"  # runc's words of a working directory that cannot be entered
 
 Run = Callable[[Target, tuple[str, ...], str | None], Awaitable[bytes]]
 
@@ -30,6 +31,7 @@ class Shells:
 
         Raises:
             NoShell: it is not there.
+            RuntimeFailed: its user or working directory is not there.
         """
         key = (target.container_id, target.shell)
         async with self._probing.setdefault(target.container_id, asyncio.Lock()):
@@ -54,9 +56,29 @@ class Shells:
                 return target.shell
             if target.shell is None and answers[-1] in ("bash", "sh"):
                 return answers[-1]
+        if error := refusal(target, answers[-1]):
+            raise error
         if all(any(words in answer.lower() for words in _NOT_THERE) for answer in answers):
             return None
         raise _no_shell(target, answers[-1])
+
+
+def refusal(target: Target, detail: str) -> RuntimeFailed | None:
+    """Return what the engine's words `detail` say is missing besides a shell; None if they name nothing else."""
+    name, words = target.container_name, detail.lower()
+    if "passwd file" in words or "unable to find user" in words:
+        return RuntimeFailed(
+            f"the user chosen for {name} is not in its image",
+            "the operator can correct or remove `user` in its [[stacks]] entry or the grant",
+            detail=detail,
+        )
+    if _CWD_GONE in words:
+        return RuntimeFailed(
+            f"the working directory of {name} is gone",
+            "the operator can make it again with `docker exec --workdir / --user 0 CONTAINER mkdir -p FOLDER`",
+            detail=detail,
+        )
+    return None
 
 
 def _no_shell(target: Target, detail: str) -> NoShell:
