@@ -60,7 +60,7 @@ async def show_session(parts: Parts, caller: Calling, uid: Uid) -> Session:
     """Show one session, live or ended."""
     session = await parts.sessions.find(uid)
     if session is None or not caller.sees(session.user):
-        raise NoSuchSessionError(f"no session {uid}", "GET /api/sessions lists them")
+        raise NoSuchSessionError(f"no session {uid}", "`bastion sessions list`, or GET /api/sessions, lists them")
     return session
 
 
@@ -88,5 +88,5 @@ async def live_session(parts: Services, caller: Caller, uid: str) -> Session:
     """
     session = await parts.sessions.find_live(uid)
     if session is None or not caller.sees(session.user):
-        raise NoSuchSessionError(f"no live session {uid}", "GET /api/sessions lists them")
+        raise NoSuchSessionError(f"no live session {uid}", "`bastion sessions list`, or GET /api/sessions, lists them")
     return session

@@ -82,6 +82,8 @@ def load(path: Path | None) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
+        if all("command" in problem["loc"] for problem in error.errors(include_url=False, include_input=False)):
+            hint = 'docs/configuration.md, "Patterns of commands", says how to write it'
         raise ConfigurationError("; ".join(_problems(error, path)), hint) from error
     except SettingsError as error:
         raise ConfigurationError(

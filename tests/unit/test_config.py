@@ -473,6 +473,14 @@ def test_kubeconfig_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.kubernetes.kubeconfig is None
 
 
+def test_command_pattern_that_is_an_error_names_its_chapter(tmp_path: Path) -> None:
+    """Who upgrades with patterns from before is led to the page that says how to write them now."""
+    grant = '[[grants]]\nusers = ["a"]\nstacks = ["s"]\ncommand = ["ls /app/*/.."]\n'
+    with pytest.raises(ConfigurationError, match=r"grants\[0\]\.command: 'ls /app/\*/\.\.' fits nothing") as caught:
+        load(written(tmp_path, grant))
+    assert "Patterns of commands" in caught.value.hint
+
+
 def test_file_is_located_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--config comes before $BASTION_CONFIG, that before ./bastion.toml; one that was asked for must exist."""
     assert locate(None) in {None, Path("/etc/bastion/bastion.toml")}
