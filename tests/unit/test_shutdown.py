@@ -76,6 +76,7 @@ async def test_F8_a_drain_is_shortened(shorten: str) -> None:
     ("file", "pattern"),
     [
         ("systemd/bastion.service", r"^TimeoutStopSec=(\d+)$"),
+        ("examples/compose.yaml", r"^ *stop_grace_period: (\d+)s\b"),
         ("examples/kubernetes/bastion/deployment.yaml", r"^ *terminationGracePeriodSeconds: (\d+)\b"),
     ],
 )
