@@ -60,7 +60,8 @@ def check(
     if as_json:
         write_json({"right": all(one.right for one in findings), "findings": [asdict(one) for one in findings]})
     else:
-        write_table(("PART", "FOUND"), [(one.part, one.words) for one in findings if one.right and not one.hint])
+        if rows := [(one.part, one.words) for one in findings if one.right and not one.hint]:
+            write_table(("PART", "FOUND"), rows)
         for one in findings:
             if one.hint or not one.right:
                 show = show_warning if one.right else show_error
