@@ -315,8 +315,9 @@ async def test_missing_user_or_working_directory_is_no_missing_shell(engine: Eng
         with pytest.raises(RuntimeFailed, match="the user chosen for gone is not in its image"):
             await world.run(request("id"), target=dataclasses.replace(target, user="nosuch"))
         engine.docker("exec", "-w", "/", "gone", "rm", "-r", "/srv/app")
-        with pytest.raises(RuntimeFailed, match="the working directory of gone is gone"):
+        with pytest.raises(RuntimeFailed, match="the working directory of gone is gone") as refused:
             await world.run(request("id"), target=target)
+        assert refused.value.hint.endswith(": docker exec -w / -u 0 gone mkdir -p /srv/app")
         engine.docker("exec", "-w", "/", "gone", "mkdir", "/srv/app")
         assert (await world.run(request("pwd"), target=target)).out == b"/srv/app\n"
         engine.docker("exec", "-w", "/", "gone", "rm", "-r", "/srv/app")

@@ -1,6 +1,8 @@
 """Which shell a container has: found out once, by asking it, and remembered."""
 
 import asyncio
+import re
+import shlex
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -13,7 +15,7 @@ from bastion.runtimes import shell
 _REMEMBERED: Final = 4096  # containers
 _FOUND: Final = "bastion"  # what a chosen shell has to print
 _NOT_THERE: Final = ("not found", "no such file")  # what the engine says of a program that will not be there later
-_CWD_GONE: Final = "chdir to cwd"  # runc's words of a working directory that cannot be entered
+_CWD_GONE: Final = re.compile(r'chdir to cwd \("(.*?)"\)')  # runc's words of a working directory that cannot be entered
 
 Run = Callable[[Target, tuple[str, ...], str | None], Awaitable[bytes]]
 
@@ -72,10 +74,10 @@ def refusal(target: Target, detail: str) -> RuntimeFailed | None:
             "the operator can correct or remove `user` in its [[stacks]] entry or the grant",
             detail=detail,
         )
-    if _CWD_GONE in words:
+    if gone := _CWD_GONE.search(detail):
         return RuntimeFailed(
             f"the working directory of {name} is gone",
-            "the operator can make it again with `docker exec --workdir / --user 0 CONTAINER mkdir -p FOLDER`",
+            f"the operator can make it again: docker exec -w / -u 0 {name} mkdir -p {shlex.quote(gone[1])}",
             detail=detail,
         )
     return None
