@@ -45,7 +45,7 @@ class SessionsSettings(Section):
 
     per_service: int = Field(default=15, ge=1)
     per_user: int = Field(default=30, ge=1)
-    per_user_per_service: int = Field(default=10, ge=1, description="one user's share of per_service")
+    per_user_per_service: int | None = Field(default=None, ge=1, description="none is two thirds of per_service")
     idle_timeout: Seconds = Field(default=900, description="of terminals: nothing typed and nothing shown; 0 is never")
     max_duration: Seconds = Field(default=28800, description="0 is never")
     database: str | None = Field(default=None, description="None: the file bastion.db beside the transcripts")
@@ -57,6 +57,11 @@ class SessionsSettings(Section):
         if value is not None and not re.match(r"sqlite:///.|postgres(ql)?://", value):
             raise ValueError("must be sqlite:///PATH or postgresql://…")
         return value
+
+    @property
+    def share_of_service(self) -> int:
+        """How many sessions of one service one user may have: as configured, else two thirds, rounded up."""
+        return self.per_user_per_service or -(-2 * self.per_service // 3)
 
 
 class AuditSettings(Section):

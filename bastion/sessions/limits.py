@@ -35,7 +35,7 @@ class Bounds:
         return cls(
             limits.per_service,
             limits.per_user,
-            limits.per_user_per_service,
+            limits.share_of_service,
             grant_key(grant) if grant is not None and bounded else None,
             grant.max_sessions if grant is not None else None,
             user_quota,

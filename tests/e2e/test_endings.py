@@ -124,7 +124,8 @@ def test_the_servers_end_ends_its_sessions_with_a_reason(own: Bastion, place: Pl
 @pytest.mark.everywhere
 def test_limits_count_channels_and_name_who_holds_them(own: Bastion) -> None:
     """The 16th session of a service is refused with 253, names the limit and who holds it; one that ends makes room."""
-    own.config.write_text(own.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 20"))
+    text = own.config.read_text().replace("[ssh]", "[ssh]\nmax_channels = 20")
+    own.config.write_text(f"{text}[sessions]\nper_user_per_service = 15\n")
     own.start()
     control = str(own.folder / "control")
     clients = [subprocess.Popen(own.command("cat", options=["-M", "-S", control]), stdin=subprocess.PIPE)]

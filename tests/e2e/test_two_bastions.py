@@ -25,7 +25,9 @@ def _wait(seconds: float, done: Callable[[], bool]) -> bool:
 @pytest.fixture
 def pair(place: Place, tmp_path: Path, postgresql: Postgresql) -> Iterator[tuple[Bastion, Bastion]]:
     """Give two running bastions with keys and transcripts of their own, on one database."""
-    sections = f'{place.sections}[sessions]\ndatabase = "{postgresql.url()}"\nper_user = 100\n'
+    sections = (
+        f'{place.sections}[sessions]\ndatabase = "{postgresql.url()}"\nper_user = 100\nper_user_per_service = 15\n'
+    )
     servers = [Bastion(tmp_path / name, sections) for name in ("one", "two")]
     for server in servers:
         server.config.write_text(server.config.read_text().replace("[ssh]", "[ssh]\nmax_startups_per_source = 50"))

@@ -138,7 +138,7 @@ async def test_command_is_one_argument(world: World, text: str) -> None:
     assert done.out == text.encode()
 
 
-@pytest.mark.parametrize("text", ["echo \0", "x" * 131072, "echo \udcff"], ids=["NUL", "too long", "no UTF-8"])
+@pytest.mark.parametrize("text", ["echo \0", "x" * 131072], ids=["NUL", "too long"])
 async def test_command_that_cannot_be(world: World, text: str) -> None:
     """A command that cannot be an argument is refused, with what to do instead."""
     with pytest.raises(RuntimeFailed) as refused:

@@ -141,3 +141,10 @@ async def test_traffic_is_counted_by_direction() -> None:
         for stream in (STDIN, STDOUT, STDERR):
             session.count(Data(stream, b"abc"))
         assert (session.bytes_in, session.bytes_out) == (3, 6)
+
+
+def test_a_share_of_a_service_follows_its_limit() -> None:
+    """Two thirds, rounded up, where nothing is configured."""
+    shares = {places: SessionsSettings(per_service=places).share_of_service for places in (1, 2, 3, 15, 100)}
+    assert shares == {1: 1, 2: 2, 3: 2, 15: 10, 100: 67}
+    assert SessionsSettings(per_service=15, per_user_per_service=4).share_of_service == 4
