@@ -179,6 +179,24 @@ async def test_a_body_that_does_not_come_is_not_waited_for(house: ApiHouse, monk
     writer.close()
 
 
+@pytest.mark.parametrize("path", [b"/api/3/stacks/x/sessions", b"/api/3/nothing"], ids=["read", "not read"])
+@pytest.mark.parametrize("body", [b"2\r\n{}\r\nzz\r\n", b"zz\r\n"], ids=["second chunk", "first chunk"])
+async def test_a_body_in_broken_chunks_is_no_error(
+    house: ApiHouse, path: bytes, body: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The answer is 400, whether the application reads the body already or not, and the log has no internal error."""
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    reader, writer = await asyncio.open_unix_connection(str(house.socket))
+    writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 400")
+    assert b"Traceback" not in await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    async with house.admin() as http:
+        assert (await http.get("/healthz")).status_code == 200
+    logged = capsys.readouterr()
+    assert "internal error" not in logged.out + logged.err
+
+
 async def test_headers_that_trickle_are_cut(house: ApiHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose request line never ends is closed, on the first request and on a later one."""
     monkeypatch.setattr(bastion.api.connections, "HEADER_SECONDS", 0.3)
