@@ -1,7 +1,7 @@
-"""The server's own log: one line per fact on standard error, JSON or for eyes, every foreign string made harmless.
+"""The server's own log: one line per event on standard error, as JSON or text, every foreign string made harmless.
 
-Logging never raises, whatever a line holds and wherever it goes: the log's volume may be full, its reader gone. The
-next line that is written says in `lines_lost` how many were not.
+Logging never raises, even when the log's volume is full or its reader is gone. The next line that is written has in
+`lines_lost` the number of lines that were not.
 """
 
 import json
@@ -124,7 +124,7 @@ def session_line(
 
 
 class Repeated:
-    """Bounds how often one kind of line is written: the first at once, later ones as a number.
+    """Bounds how often one kind of line is written: the first line at once, later lines as a number.
 
     Args:
         seconds: the least time between two lines.
@@ -136,7 +136,7 @@ class Repeated:
         self._reported_at = -seconds
 
     def count(self) -> int:
-        """Count one more; return how many to report now, 0 while it is too early."""
+        """Count one more line; return the number of lines to report now, 0 before the interval is over."""
         self._unreported += 1
         if (now := time.monotonic()) - self._reported_at < self._seconds:
             return 0
@@ -145,7 +145,7 @@ class Repeated:
 
 
 class _Unfailing:
-    """Runs structlog's processors; a line that one of them cannot take becomes one that says so."""
+    """Runs structlog's processors; if one of them raises, the line is replaced by a line about that failure."""
 
     def __init__(self, processors: Sequence[Processor]) -> None:
         self._processors = processors
@@ -161,7 +161,7 @@ class _Unfailing:
 
 
 class _Lines:
-    """Makes structlog's loggers: one that writes to one stream, in any thread, and does not raise."""
+    """structlog's logger factory and logger: writes lines to one stream, from any thread, and never raises."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -191,9 +191,9 @@ class _Lines:
 
 
 class _Bridge(logging.Handler):
-    """Hands what libraries log through the standard library to the same processors, each kind of line now and then.
+    """Passes libraries' records of the standard library's logging to the same processors, each kind of line bounded.
 
-    asyncio writes a traceback for each accept without a descriptor, and a warning for each write to a lost connection.
+    asyncio logs a traceback for each accept without a descriptor, and a warning for each write to a lost connection.
     """
 
     def __init__(self) -> None:

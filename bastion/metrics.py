@@ -71,7 +71,7 @@ class Metrics:
         self._active.set_function(active)
 
     def watch_duties(self, count: Callable[[], int]) -> None:
-        """Ask this function for the number of open duties whenever the numbers are read."""
+        """Call `count` for the number of open duties whenever the metrics are read."""
         self._duties.set_function(count)
 
     def session_ended(self, session: Session, *, bytes_in: int, bytes_out: int) -> None:
@@ -92,15 +92,15 @@ class Metrics:
         self._logins.inc()
 
     def login_failed(self, reason: str) -> None:
-        """Count a connection that did not log in; `reason` is one of a few."""
+        """Count a connection that did not log in; `reason` is one of a bounded set."""
         self._login_failures.labels(reason).inc()
 
     def turned_away(self, reason: str) -> None:
-        """Count a connection that was refused before a key exchange; `reason` is one of a few."""
+        """Count a connection that was refused before its key exchange; `reason` is one of a bounded set."""
         self._turned_away.labels(reason).inc()
 
     def watch_room(self, free: Callable[[], float], reserve: Callable[[], float]) -> None:
-        """Ask these functions for the transcripts' volume's free bytes and its reserve when the numbers are read."""
+        """Call `free` and `reserve` for the bytes of the transcripts' volume whenever the metrics are read."""
         for name, words, function in (
             ("free", "Bytes that are free on the transcripts' volume", free),
             ("reserve", "Bytes of the transcripts' volume below which no session is opened", reserve),
@@ -108,7 +108,7 @@ class Metrics:
             Gauge(f"bastion_transcripts_volume_{name}_bytes", words, registry=self.registry).set_function(function)
 
     def internal_error(self) -> None:
-        """Count a fault of the bastion's own."""
+        """Count an internal error."""
         self._internal_errors.inc()
 
     def render(self) -> bytes:

@@ -188,10 +188,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One channel start: a shell, a command or a subsystem, asked of one name. Its uid becomes the session's.
+    """One channel request: a shell, a command or a subsystem, for one name. The request's uid becomes the session's.
 
-    `client` is the version that the client's program gave of itself, as it likes. In `command`, surrogates stand for
-    bytes that are not UTF-8 (PEP 383).
+    `client` is the version string of the client, unverified. In `command`, surrogates stand for bytes that are not
+    UTF-8 (PEP 383).
     """
 
     uid: str
@@ -204,12 +204,12 @@ class Request:
 
     @property
     def command_bytes(self) -> bytes | None:
-        """The command exactly as the client sent it."""
+        """The command's bytes exactly as the client sent them."""
         return None if self.command is None else self.command.encode("utf-8", "surrogateescape")
 
     @property
     def command_text(self) -> str | None:
-        """The command as text for people, databases and JSON: U+FFFD stands for what is not UTF-8."""
+        """The command as text for people, databases and JSON: U+FFFD replaces bytes that are not UTF-8."""
         return None if (exact := self.command_bytes) is None else exact.decode(errors="replace")
 
 
@@ -217,14 +217,15 @@ class Request:
 class Target:
     """One running container, bound by its id: a container recreated under the same name is another target.
 
-    `hazards` says in words why entering it would be entering the host ("is privileged", …). `user` and `shell` are what
-    the configuration chose for it; None leaves the choice to the container. `aliases` are other names of the service,
-    by which a grant may mean it. `containers` are the names one may write behind a `+`. `toolbox` is whether it may be
-    entered by a container with a shell beside it, when it has none.
+    - `hazards`: the reasons why a shell in the container is a shell on the host ("is privileged", …).
+    - `user`, `shell`: the configuration's choice; None leaves the choice to the container.
+    - `aliases`: other names of the service, which a grant may use.
+    - `containers`: the names that may follow a `+`.
+    - `toolbox`: whether a container without a shell may be entered by a container with a shell beside it.
+    - `number`: the replica's number by Compose, Swarm or its StatefulSet; None if replicas are not numbered.
 
-    `number` is the replica's number by Compose, Swarm or its StatefulSet; None where nobody numbers replicas. A name
-    without a number means the replica with the lowest `preference` (0 ready or healthy, 1 starting, 2 unhealthy,
-    3 paused), then the newest by `created`, in seconds since the epoch, then the first by name.
+    A name without a number means the replica with the lowest `preference` (0 ready or healthy, 1 starting,
+    2 unhealthy, 3 paused), then the newest by `created` (seconds since the epoch), then the first by name.
     """
 
     runtime: str

@@ -1,8 +1,8 @@
-"""Wildcard patterns, compared in one pass over the text: nothing here backtracks, whoever wrote the text.
+"""Wildcard patterns, matched in one pass over the text, without backtracking, even on hostile text.
 
-A pattern is an automaton. Its states are the places in the pattern, and the set of states that the text so far may have
-led to is one integer, a bit a state. Each character of the text costs one step, so 2,000 blanks against `* * *` cost
-2,000 steps; the regular expression that stood here before took 52 s (threats E3; tests/unit/test_patterns.py).
+A pattern is a nondeterministic finite automaton. Its states are the positions in the pattern, and the set of states
+reachable by the text so far is one integer, a bit per state. Each character of the text costs one step, so 2,000 blanks
+against `* * *` cost 2,000 steps; the former regular expression took 52 s (threats E3; tests/unit/test_patterns.py).
 """
 
 import re
@@ -21,7 +21,7 @@ _PART: Final = re.compile(r"\*\*+|.", re.DOTALL)
 
 
 class Wildcard(Enum):
-    """What stands in a pattern for characters that it does not name."""
+    """A pattern item that matches characters which the pattern does not name."""
 
     ONE = "?"
     MANY = "*"
@@ -33,7 +33,7 @@ Item = frozenset[str] | Wildcard  # one character of these, or a wildcard
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """Which characters wildcards stand for: `**` for those `allowed` (None: all), `*` and `?` for no barrier."""
+    """The characters that wildcards match: `**` those `allowed` (None: all), `*` and `?` those but `barriers`."""
 
     allowed: frozenset[str] | None = None
     barriers: frozenset[str] = frozenset()
@@ -71,7 +71,7 @@ class Matcher:
         self._suffix = "".join(reversed(ending))
 
     def fits(self, text: str) -> bool:
-        """Tell whether the whole text fits, in one step a character; case counts."""
+        """Tell whether the pattern matches the whole text, in one step per character; case-sensitive."""
         if not text.startswith(self.prefix) or not text.endswith(self._suffix):
             return False
         if self._takes_any_rest:
@@ -91,7 +91,7 @@ class Matcher:
 
 
 def parse(pattern: str) -> Iterator[Item]:
-    """Give the items of a pattern in which `*`, `**` and `?` are wildcards and all else stands for itself."""
+    """Yield the items of a pattern: `*`, `**` and `?` are wildcards, every other character stands for itself."""
     for part in _PART.findall(pattern):
         if part.startswith("**"):
             yield Wildcard.DEEP
@@ -101,20 +101,20 @@ def parse(pattern: str) -> Iterator[Item]:
 
 @lru_cache(maxsize=_CACHED_PATTERNS)
 def name_matcher(pattern: str) -> Matcher:
-    """Return the matcher of a name: of a user, a stack, a service, an address. `*` and `?` stand for any character."""
+    """Return the matcher of a user's, stack's or service's name or an address; `*` and `?` match any character."""
     return Matcher(tuple(parse(pattern)), NAMES)
 
 
 def path_matcher(pattern: str) -> Matcher:
-    """Return the matcher of an absolute path: `*` and `?` hold no slash, `**` is anything."""
+    """Return the matcher of an absolute path: `*` and `?` match no slash, `**` matches every character."""
     return Matcher(tuple(parse(pattern)), PATHS)
 
 
 def glob_matcher(pattern: bytes) -> Matcher | None:
-    """Return the matcher of a file's name by a shell's glob, with brackets; None when no name is as long as it asks.
+    """Return the matcher of a file's name by a shell's glob; None if the glob only fits names above NAME_MAX.
 
-    Texts are the names decoded as Latin-1, a character a byte. Brackets are as in fnmatch(3): `[!…]` for all but these,
-    `]` in front is itself, and one that nothing closes is a character. No name holds a slash.
+    Texts are names decoded as Latin-1, a character per byte. Brackets are as in fnmatch(3): `[!…]` matches every
+    character but these, a leading `]` is literal, and an unclosed `[` is literal. No name has a slash.
     """
     items = tuple(_parse_glob(pattern.decode("latin-1")))
     if sum(item is not Wildcard.MANY for item in items) > _MAX_FILE_NAME_BYTES:

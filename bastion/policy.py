@@ -121,7 +121,7 @@ class Policy:
         return FileAccess(read, write)
 
     def expired(self) -> frozenset[int]:
-        """Return the numbers of the grants that have expired: until it changes, every decision stays the same."""
+        """Return the numbers of the expired grants: until this set changes, every decision stays the same."""
         return frozenset(number for number, grant in enumerate(self._grants) if self._has_expired(grant))
 
     def verdicts(self, user: str, name: Name) -> dict[Permission, Verdict]:
@@ -278,7 +278,7 @@ def _key_fits(identity: Identity, stack: str, service: str) -> bool:
 
 
 def _explain_commands(patterns: Sequence[str], request: Request) -> str:
-    """Say which commands may be run instead, and what a wildcard is not."""
+    """Return the hint that lists the allowed commands and the characters that a wildcard does not match."""
     hint = f"you may run: {'; '.join(patterns[:SHOWN])}"
     if len(request.command or "") > MAX_COMMAND_CHARACTERS:
         return f"{hint}; a command of more than {MAX_COMMAND_CHARACTERS} characters fits no wildcard"

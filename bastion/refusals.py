@@ -1,4 +1,4 @@
-"""The trace that a refused request leaves: a line in the log and the ledger for the first few, then their number."""
+"""Record refused requests in the log and the ledger: one line each for the first few, then their number."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -11,22 +11,22 @@ from bastion.metrics import Metrics
 from bastion.model import Identity, Request
 from bastion.tally import Tally
 
-REFUSALS_OF_ONE_KIND: Final = 5  # of one user and code, written singly in a minute; those after them are counted
+REFUSALS_OF_ONE_KIND: Final = 5  # in a minute, of one user and code, written singly; further refusals are counted
 CHECK_SECONDS: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
 
 class Note(Protocol):
-    """What writes a line into the ledger."""
+    """Writes a line into the ledger."""
 
     def __call__(self, event: str, **facts: object) -> Awaitable[None]:
-        """Write it."""
+        """Write a line with this event and these facts."""
         ...
 
 
 class Refusals:
-    """Writes down refused requests, at most a few lines a minute of each user and code."""
+    """Records refused requests, at most a few lines a minute for each user and code."""
 
     def __init__(self, metrics: Metrics, note: Note) -> None:
         self._metrics = metrics
@@ -34,7 +34,7 @@ class Refusals:
         self._tally = Tally()
 
     async def record(self, identity: Identity, request: Request, refusal: BastionError) -> None:
-        """Write down one, singly or in the number that `watch` writes."""
+        """Record one refusal, by a line of its own or in the count that `watch` writes."""
         self._metrics.refused(refusal.code)
         name = f"{request.name.service}@{request.name.stack or ''}"
         group = {"user": identity.user, "code": refusal.code}
@@ -55,7 +55,7 @@ class Refusals:
         await self._note("refused", **facts)
 
     async def watch(self) -> None:
-        """For ever: write the numbers of the minutes that are over; the rest when it is cancelled."""
+        """Write the counts of the minutes that are over, for ever; write the remaining counts when cancelled."""
         try:
             while True:
                 await asyncio.sleep(CHECK_SECONDS)
@@ -64,7 +64,7 @@ class Refusals:
             await self.flush(everything=True)
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Write the numbers of the minutes that are over, or of all."""
+        """Write the counts of the minutes that are over, or with `everything` all counts."""
         for event, facts in self._tally.due(everything=everything):
             log.info(event, **facts)
             await self._note(event, **facts)

@@ -1,7 +1,7 @@
-"""Counts of what happens too often to be written down one by one, in a bounded number of groups; no I/O.
+"""Count events that are too frequent to log one by one, in a bounded number of groups; no I/O.
 
-The first of a group in a minute may be written singly. Those after it are counted, and when the minute is over there is
-one line of the group with their number. A flood costs a few lines a minute, and no event goes unmentioned.
+The first events of a group in a minute may be written singly. Later events are counted, and when the minute is over,
+one line of the group has their number. A flood costs a few lines a minute, and every event is at least counted.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import Final
 
 WINDOW_SECONDS: Final = 60.0
 MAX_SAMPLES: Final = 16  # different values of one field in a group's line
-OTHERS: Final = "(others)"  # the group of what comes when there are too many groups
+OTHERS: Final = "(others)"  # the group of every event above the bound on groups
 
 
 @dataclass(slots=True)
@@ -42,9 +42,9 @@ class Tally:
         return len(self._groups)
 
     def add(self, event: str, facts: Mapping[str, str], *, singly: int, **samples: str) -> bool:
-        """Count an event of the group that `facts` name; return whether it is one of the `singly` to be written itself.
+        """Count an event of the group that `facts` name; return whether the event is among the first `singly` ones.
 
-        Of each field of `samples` the group's line has some of the values that came.
+        The group's line has some of the values of each field in `samples`.
         """
         group = self._group(event, facts)
         if group.written < singly and self._take_single():
@@ -60,9 +60,9 @@ class Tally:
         return False
 
     def due(self, *, everything: bool = False) -> list[tuple[str, dict[str, object]]]:
-        """Take out the groups whose minute is over, or all; return an event and its facts of each that has counted.
+        """Remove the groups whose minute is over, or all; return (event, facts) of each group with counted events.
 
-        The facts are the group's, with `count`, `seconds`, and each field's samples as a list.
+        The facts are the group's facts, `count`, `seconds`, and each field's samples as a list.
         """
         moment = self._clock()
         over = {

@@ -95,13 +95,13 @@ class Targets:
     async def resolve(self, name: Name, may_enter: MayEnter) -> Target:
         """Return the one running container that the name means, with the user and shell of its `[[stacks]]` entry.
 
-        A name that exists as written wins over reading a trailing `.N` as a replica. Which replica a name without a
-        number means, `Target.preference` says. The container must be of a service that the user may enter, whatever
-        name led to it.
+        A name that exists as written wins over reading a trailing `.N` as a replica. `Target.preference` decides which
+        replica a name without a number means. Whatever the name, the user must be allowed to enter the container's
+        service.
 
         Raises:
-            NoSuchTarget: there is none, or it does not run; the hint lists what there is.
-            Refused: it is of a service that the user may not enter.
+            NoSuchTarget: the container does not exist or does not run; the hint lists the names that exist.
+            Refused: the user may not enter the container's service.
             RuntimeUnreachable: the engine does not answer.
         """
         stack = name.stack or ""
@@ -210,9 +210,9 @@ class Targets:
 
 
 def _pick_replica(stack: str, replicas: list[Target], service: str, number: int) -> list[Target]:
-    """Return the replicas with that number: by their orchestrator's numbers, else by their places in the list from 1.
+    """Return the replicas with that number: the orchestrator's number, or else the position in the list from 1.
 
-    Two containers have one number while Compose replaces one by the other.
+    While Compose replaces a container, the old and the new one have the same number.
     """
     by_number: dict[int, list[Target]] = {}
     is_numbered = any(replica.number is not None for replica in replicas)

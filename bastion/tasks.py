@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits: where each of their ends is handled, and how long a caller waits for one."""
+"""Run tasks that nobody awaits, handle each way a task ends, and bound how long a caller waits for a task."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -41,10 +41,11 @@ def background(
 
 
 async def race(main: Coroutine[Any, Any, Result], beside: Coroutine[Any, Any, object], *, name: str) -> Result:
-    """Run two coroutines, and return the result of `main`; both have ended then.
+    """Run two coroutines and return the result of `main`; both have ended when this returns.
 
-    `beside` may return before `main`, which goes on. What it raises before `main` has ended is raised here; what
-    either raises otherwise is handled as of any background task.
+    - If `beside` returns first, `main` goes on.
+    - If `beside` raises before `main` has ended, its exception is raised here.
+    - Any other exception of either is handled as that of a background task.
     """
     first = background(main, name=name, expected=(BastionError,))
     second = background(beside, name=f"beside {name}", expected=(BastionError,))
@@ -61,19 +62,20 @@ async def race(main: Coroutine[Any, Any, Result], beside: Coroutine[Any, Any, ob
 
 @asynccontextmanager
 async def unpaused_timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
-    """Do as asyncio.timeout does, but leave out a pause of the whole process (SIGSTOP, a suspended machine).
+    """Act as asyncio.timeout, but do not count a pause of the whole process (SIGSTOP, a suspended machine).
 
-    By the clock, everything that waits would time out at once when the process goes on, though nothing had the time.
+    Otherwise every waiting task would time out as soon as the process goes on, although no task could run meanwhile.
 
     Raises:
-        TimeoutError: what runs inside has not ended after `seconds`.
+        TimeoutError: the body of the `async with` has not ended after `seconds`.
     """
     loop = asyncio.get_running_loop()
     ticking: asyncio.TimerHandle | None = None
 
     def tick(expected: float) -> None:
         nonlocal ticking
-        # Handles run in the order of their times: after a pause this one runs before the deadline's, and moves it.
+        # The loop runs handles in the order of their times: after a pause, this handle runs before the deadline's
+        # handle, and moves the deadline.
         pause = loop.time() - expected
         if pause > _WAIT_STEP_SECONDS and (when := deadline.when()) is not None and not deadline.expired():
             deadline.reschedule(when + pause)
@@ -89,10 +91,10 @@ async def unpaused_timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
 
 
 async def result_within(task: "asyncio.Task[Result]", seconds: float) -> Result:
-    """Wait for a task's result; the task itself goes on whatever happens here.
+    """Wait for a task's result; neither a timeout nor cancellation of the caller stops the task.
 
-    A pause of the whole process (SIGSTOP, a suspended machine) counts as one step of half a second: the task had no
-    more time than that.
+    A pause of the whole process (SIGSTOP, a suspended machine) counts as one step of half a second, because the task
+    could not run during the pause.
 
     Raises:
         TimeoutError: the task has not ended after `seconds`.

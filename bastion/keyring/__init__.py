@@ -46,11 +46,13 @@ _SETTLED: Final = 0.1  # seconds after which a file's time tells a new change fr
 
 
 class Keyring:
-    """Answers whose key this is, from memory, and keeps that memory like the store: the files, without another.
+    """Finds the user of a key in memory, and keeps that memory equal to the store (without one: the files).
 
-    `admit` and `objection` only read one immutable snapshot, so that `refresh` may run in a thread beside them. When a
-    store has not answered for `grace` seconds, nobody new is let in; when a file could not be read for that long,
-    nobody new by its lines. `objection` goes by what was known last: who is in stays.
+    `admit` and `objection` only read one immutable snapshot, so that `refresh` may run in a thread beside them.
+
+    - When a store has not answered for `grace` seconds, nobody new is admitted.
+    - When a file could not be read for `grace` seconds, nobody new is admitted by its lines.
+    - `objection` uses the last snapshot: a user who is logged in stays logged in.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Keyring:
 
     @property
     def _forsaken_files(self) -> frozenset[Path]:
-        """The files that could not be read for longer than the grace."""
+        """The files that could not be read for longer than `grace` seconds."""
         now = time.monotonic()
         return frozenset(path for path, since in self._unread_since.items() if now - since > self._grace)
 
@@ -230,7 +232,7 @@ class Keyring:
         return auditors.recipients(self.home / "auditors")
 
     def auditors_stamp(self) -> object:
-        """Return what changes whenever a file of auditors/ does: cheap, by stat only. Never raises."""
+        """Return a stamp that differs whenever a file of auditors/ has changed; by stat(2) only. Never raises."""
         return folder_stamp(self.home / "auditors")
 
     def init(self, *, authority: bool = False) -> None:

@@ -16,9 +16,9 @@ KeyObjection = Literal[
 
 
 class NotAdmitted(Exception):
-    """The key lets nobody in; the message says why, for the log only, and `objection` of what kind that is.
+    """The key admits nobody; the message is the reason, for the log only, and `objection` the kind of reason.
 
-    `certificate` is set where it was one that a trusted authority has signed.
+    `certificate` is set if the key is a certificate that a trusted authority signed.
     """
 
     def __init__(self, why: str, objection: KeyObjection, certificate: UserCertificate | None = None) -> None:

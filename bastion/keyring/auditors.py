@@ -27,7 +27,7 @@ def recipients(folder: Path) -> list[str]:
 
 
 def faults(folder: Path) -> Sequence[ConfigurationError]:
-    """Return what is wrong with each file.
+    """Return one error for each faulty file.
 
     Raises:
         OSError: the folder cannot be listed.

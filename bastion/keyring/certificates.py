@@ -174,7 +174,7 @@ def parse(blob: bytes) -> UserCertificate:
 
 
 def fingerprint_of(blob: bytes) -> str:
-    """Return the SHA256 fingerprint of a key, or of the key that a certificate is for, as `ssh-keygen -l` prints it."""
+    """Return the SHA256 fingerprint of a key, or of a certificate's key, in the form of `ssh-keygen -l`."""
     if is_certificate(blob):
         with contextlib.suppress(InvalidCertificateError):
             return parse(blob).key_fingerprint

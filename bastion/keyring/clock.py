@@ -54,7 +54,7 @@ class Clock:
         return floor
 
     def persist(self) -> None:
-        """Write the highest time down when the last writing is a minute old; never over one that was not read."""
+        """Write the highest time once a minute at most; never overwrite a file that could not be read."""
         if self._is_unread:
             self.load()
         if self._is_unread:

@@ -1,13 +1,15 @@
 """Users' keys, authorities and revocations in the key home: users/NAME.pub, ca/*.pub and revoked.
 
-A file that cannot be read is not an empty one. Of each look at a file, one of these holds:
+A file that cannot be read is not an empty file. Each attempt to read a file has one of these results:
 
-- read: its lines are what the file says now;
-- gone (ENOENT, ENOTDIR): it was removed, and so were its lines. A list of what is revoked that is gone is in doubt;
-- unfit (`UnfitError`: owner, mode, kind or length): a verdict on the file, whose lines count for nothing, at once;
-- unread (any other OSError: EACCES, EIO, EMFILE, ENFILE, ESTALE …): nobody knows what it says. The lines that were read
-  last stand in for it, none before the first time, and `Contents.unread` names it, so that the caller reads it again
-  soon and lets nobody new in by those lines for long. A folder that cannot be listed is each of its files, unread.
+- read: the lines are the file's current lines;
+- gone (ENOENT, ENOTDIR): the file was removed, and its lines with it. If the revocation list is gone, it is in doubt;
+- unfit (`UnfitError`: owner, mode, kind or length): the file was inspected; its lines are ignored at once;
+- unread (any other OSError: EACCES, EIO, EMFILE, ENFILE, ESTALE …): the file's lines are unknown. The lines read last
+  stand in for them (none before the first reading), and `Contents.unread` names the file, so that the caller soon
+  reads the file again and does not admit anybody new by the old lines for long.
+
+If a folder cannot be listed, each of its files is unread.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +45,7 @@ class FileStore:
         return _stat(self._revoked)
 
     def read(self) -> Contents:
-        """See Store.read. Never raises."""
+        """Read every line of every file. Never raises."""
         look = _Look(self._last_users)
         users = tuple(self._read_users(look))
         self._last_users = look.lines
@@ -102,18 +104,18 @@ class FileStore:
 
 
 class AuthorityFolder:
-    """The lines of FOLDER/*.pub, which say who signs certificates; private keys may lie beside them."""
+    """The lines of FOLDER/*.pub, the trusted authorities' keys; private keys may lie beside these files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._last: _Lines = {}
 
     def stamp(self) -> object:
-        """Return what changes whenever the lines do; by stat only, never raising."""
+        """Return a stamp that differs whenever a file has changed; by stat(2) only. Never raises."""
         return folder_stamp(self._folder)
 
     def read(self) -> Contents:
-        """Return the lines as `users` of no name; a folder that is gone has none. Never raises."""
+        """Return the lines as `users` with an empty name; a folder that is gone has no lines. Never raises."""
         look = _Look(self._last)
         paths = [path for path in look.folder(self._folder, may_be_gone=True) if path.suffix == ".pub"]
         lines = [line for path in paths for line in look.file_of_folder(path, "")]
@@ -122,7 +124,7 @@ class AuthorityFolder:
 
 
 class _Look:
-    """One look at some files; `last` is what the look before it has read."""
+    """One reading of some files; `last` holds the result of the reading before."""
 
     def __init__(self, last: _Lines) -> None:
         self.last = last
@@ -146,7 +148,7 @@ class _Look:
         return sorted(path for path in self.last if path.parent == folder)
 
     def file_of_folder(self, path: Path, user: str) -> tuple[Line, ...]:
-        """Return the lines of a file that was listed: none of one that is gone since, or unfit."""
+        """Return the lines of a listed file; no lines if the file is unfit or gone since the listing."""
         if path.parent in self.unread:
             self.unread.add(path)
             self.lines[path] = self.last[path]
@@ -158,10 +160,10 @@ class _Look:
             return ()
 
     def file(self, path: Path, user: str) -> tuple[Line, ...]:
-        """Return the lines of one file; those of the last look when it is unread.
+        """Return the lines of one file; the lines read last when the file is unread.
 
         Raises:
-            OSError: it is gone or unfit.
+            OSError: the file is gone or unfit.
         """
         try:
             self.lines[path] = _lines(path, user)
@@ -193,7 +195,7 @@ def unwritable(path: Path, error: OSError) -> ConfigurationError:
 
 
 def _decided(contents: Contents, decide: Callable[[Contents], Change]) -> Change:
-    """Return the decision; lines that are unread are a reason to add none, but none to revoke nothing."""
+    """Return the decision on a change; unread lines block an addition, but not a revocation."""
     unread = "; ".join(problem for problem in contents.problems if contents.unread)
     hint = "mend that first: a line of it may be about the same key"
     try:

@@ -1,7 +1,7 @@
-"""How the key home's files are read, written and guarded: bounded, atomically, and by mode and owner.
+"""Read and write the key home's files: bounded, atomically, with checks of mode and owner.
 
-"Cannot read" is never "is gone": `is_gone` and `is_unread` tell the two apart, and nothing here answers an OSError with
-an empty list. What follows from each is in file_store.py.
+"Cannot read" is never "is gone": `is_gone` and `is_unread` distinguish the two, and no function here turns an OSError
+into an empty list. file_store.py documents the consequences of each.
 """
 
 import errno
@@ -21,27 +21,27 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnfitError(OSError):
-    """The file was looked at, and its owner, mode, kind or length is wrong: a verdict, no failure to read."""
+    """The file's owner, mode, kind or length is wrong: the file was inspected, so this is no failure to read."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(0, reason)
 
 
 def is_gone(error: OSError) -> bool:
-    """Tell whether the error says that there is no such file."""
+    """Tell whether the error means that the file does not exist."""
     return error.errno in {errno.ENOENT, errno.ENOTDIR}
 
 
 def is_unread(error: OSError) -> bool:
-    """Tell whether the error leaves it open what the file holds, as EMFILE, EIO and EACCES do."""
+    """Tell whether the error leaves the file's contents unknown, as EMFILE, EIO and EACCES do."""
     return not is_gone(error) and not isinstance(error, UnfitError)
 
 
 def exists(path: Path) -> bool:
-    """Tell whether there is a file. `Path.exists` swallows errors, from Python 3.14 on all of them.
+    """Tell whether a file exists. `Path.exists` swallows errors, from Python 3.14 on all of them.
 
     Raises:
-        OSError: it cannot be known.
+        OSError: stat(2) failed for another reason than a missing file.
     """
     try:
         path.stat()
@@ -53,11 +53,11 @@ def exists(path: Path) -> bool:
 
 
 def read(path: Path) -> bytes:
-    """Return the contents of a regular file that only we and root can write.
+    """Return the contents of a regular file that only the bastion's user and root can write.
 
     Raises:
-        UnfitError: it is too long, no regular file, or others can write it.
-        OSError: it cannot be read.
+        UnfitError: the file is too long or no regular file, or other users can write to it.
+        OSError: the file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -69,7 +69,7 @@ def read(path: Path) -> bytes:
         with open(descriptor, "rb", closefd=False) as file:
             contents = file.read(SIZE_LIMIT + 1)
     finally:
-        os.close(descriptor)  # not by fdopen, which leaves a folder's descriptor open when it refuses it
+        os.close(descriptor)  # not by fdopen, which leaks the descriptor when it refuses a folder
     if len(contents) > SIZE_LIMIT:
         raise UnfitError(f"is longer than {SIZE_LIMIT} bytes")
     return contents
@@ -159,7 +159,7 @@ def visible(folder: Path) -> list[Path]:
     """List a folder's files by name, those that begin with a dot left out.
 
     Raises:
-        OSError: it cannot be listed.
+        OSError: the folder cannot be listed.
     """
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 

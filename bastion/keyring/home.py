@@ -12,7 +12,7 @@ _INIT: Final = "bastion keys init"
 
 
 def private_keys(folder: Path) -> list[Path]:
-    """List a folder's private keys: its files that do not end in .pub; a folder that is gone has none.
+    """List a folder's private keys: its files that do not end in .pub; a folder that is gone has no keys.
 
     Raises:
         OSError: the folder cannot be listed.

@@ -1,6 +1,6 @@
-"""Public keys as other tools write them become one line of authorized_keys: RFC 4716 (PuTTYgen, `ssh-keygen -e`).
+"""Convert public key files of other tools, RFC 4716 (PuTTYgen, `ssh-keygen -e`), to one line of authorized_keys.
 
-A byte order mark at the beginning and CRLF at the ends of lines, as Windows programs write both, are taken off.
+A byte order mark at the beginning and CRLF line ends, which Windows programs write, are removed.
 """
 
 import base64
@@ -18,10 +18,10 @@ _HEADER_CONTINUES: Final = b"\\"
 
 
 def read_public_key(content: bytes) -> bytes:
-    """Return the first line of a public key file, or the line that its RFC 4716 block means.
+    """Return the first line of a public key file, or the line equivalent to its RFC 4716 block.
 
     Raises:
-        ConfigurationError: it is empty, too long, a private key, or a block that has no end or no base64.
+        ConfigurationError: the file is empty, too long, a private key, or a block without an end or without base64.
     """
     if len(content) > MAX_FILE_BYTES:
         raise ConfigurationError(f"the public key is longer than {MAX_FILE_BYTES} bytes", _HINT)
@@ -36,7 +36,7 @@ def read_public_key(content: bytes) -> bytes:
 
 
 def _read_block(lines: list[bytes]) -> bytes:
-    """Read headers `Tag: value`, which a backslash at the end continues, then base64 (RFC 4716 §3)."""
+    """Read headers `Tag: value`, continued after a backslash at the line's end, then base64 (RFC 4716 §3)."""
     if _END not in lines:
         raise ConfigurationError(f"the public key has no line {_END.decode()}", _HINT)
     comment, encoded = b"", b""

@@ -47,10 +47,11 @@ class Entry:
 class Snapshot:
     """The key home at one moment.
 
-    `entries` is every well-formed line of a user, `accepted` those of them that may let somebody in, by blob, and
-    `fingerprints` the same by fingerprint. `authorities` are the lines that trust who signs certificates, by blob.
-    While `closed`, nobody is let in, since it is not known what is revoked. What the files in `unread` hold is as they
-    were read last.
+    - `entries`: every well-formed line of a user.
+    - `accepted`: the entries that may admit a user, by blob; `fingerprints`: the same entries by fingerprint.
+    - `authorities`: the lines of trusted certificate authorities, by blob.
+    - `closed`: nobody is admitted, since the revocation list is unknown.
+    - `unread`: the files whose lines are those of an earlier reading.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -63,7 +64,7 @@ class Snapshot:
     unread: frozenset[Path] = frozenset()
 
     def without(self, paths: AbstractSet[Path]) -> "Snapshot":
-        """Return the same, but for that the lines of these files let nobody in."""
+        """Return the same snapshot, except that the lines of these files admit nobody."""
         if not paths:
             return self
         lines_of = {
@@ -77,9 +78,9 @@ class Snapshot:
 
 
 def take(contents: Contents, judge: Judge, before: Snapshot, *, authorities: Contents | None = None) -> Snapshot:
-    """Judge users' lines, and those of authorities; `judge` raises InvalidLineError for a weak key. Never raises.
+    """Judge the lines of users and of authorities; `judge` raises InvalidLineError for a weak key. Never raises.
 
-    When it is in doubt what is revoked, what was `before` stays revoked and nobody is let in.
+    When the revocation list is in doubt, the revocations of `before` stay in force and nobody is admitted.
     """
     problems = list(contents.problems)
     entries = list(_entries(contents.users, judge, problems))

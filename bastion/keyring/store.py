@@ -21,10 +21,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Every line of every user, and of the list of what is revoked; none of them is judged.
+    """Every line of every user and of the revocation list; no line is judged yet.
 
-    `missing` is the list's place where there is no list, `doubt` says why it cannot be known. `problems` are what else
-    could not be read, each as `PATH: words`. The lines of the files in `unread` are as they were read last.
+    - `missing`: the revocation list's path, if there is no list.
+    - `doubt`: the reason why the revocation list cannot be known.
+    - `problems`: every other file that could not be read, each as `PATH: message`.
+    - `unread`: the files whose lines are those of an earlier reading.
     """
 
     users: Sequence[Line] = ()
