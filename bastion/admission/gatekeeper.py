@@ -54,7 +54,7 @@ class Gatekeeper:
             return PENALISED
         if not self._budget.allows(source, exempt=exempt):
             return TOO_FAST
-        startup = self._startups.admit(source, evict)
+        startup = self._startups.admit(source, evict, is_shared=exempt)
         if startup is None:
             return TOO_MANY
         self._budget.spend(source)

@@ -3,7 +3,7 @@
 sshd drops the newcomer, at random or always, so that an attacker who fills the table keeps everybody out. Here a
 connection is dropped under the same conditions as in sshd, but the choice of the connection is fair:
 
-- a source over its own limit is refused;
+- a source over its own limit is refused, unless many clients share it (`penalty_exempt`);
 - below `full`, a newcomer of a source with no waiting connection is not subject to the random drop; at `full` the
   newcomer takes another connection's place;
 - a newcomer of a source with fewer waiting connections than the largest source has takes the place of the largest
@@ -53,16 +53,17 @@ class StartupTable:
         """Return the number of the source's waiting connections."""
         return len(self._waiting.get(source, ()))
 
-    def admit(self, source: str, evict: Callable[[], None]) -> Startup | None:
-        """Add a connection, evicting another one if necessary; return None when the newcomer is refused."""
+    def admit(self, source: str, evict: Callable[[], None], *, is_shared: bool = False) -> Startup | None:
+        """Add a connection, evicting another one if necessary; return None when the newcomer is refused.
+
+        A source that is shared, such as a load balancer's, has no limit of its own: the oldest connection goes.
+        """
         startup = Startup(source, evict)
         count = self.waiting(source)
-        if count >= self._per_source:
-            return None
-        if startup.wide_source and self._wide[startup.wide_source] >= self._per_source * SOURCES_PER_WIDE_SOURCE:
+        if not is_shared and self._is_over_its_limit(startup, count):
             return None
         if self._is_one_too_many(is_first=count == 0):
-            if count and count >= self._largest:
+            if not is_shared and count and count >= self._largest:
                 return None
             self._evict_from_largest()
         self._add(startup)
@@ -82,6 +83,12 @@ class StartupTable:
             self._wide[startup.wide_source] -= 1
             if not self._wide[startup.wide_source]:
                 del self._wide[startup.wide_source]
+
+    def _is_over_its_limit(self, startup: Startup, count: int) -> bool:
+        wide = startup.wide_source
+        return count >= self._per_source or (
+            wide is not None and self._wide[wide] >= self._per_source * SOURCES_PER_WIDE_SOURCE
+        )
 
     def _is_one_too_many(self, *, is_first: bool) -> bool:
         start, rate, full = self._limits.start, self._limits.rate, self._limits.full

@@ -16,7 +16,7 @@ def recipients(folder: Path) -> list[str]:
     if fault := files.public_fault(folder):
         raise ConfigurationError(f"{folder}: {fault}", f"bastion keys init or chmod 700 {folder}")
     try:
-        paths = files.visible(folder)
+        paths = _paths(folder)
     except OSError as error:
         raise ConfigurationError(f"{folder}: {files.words(error)}", f"chmod 700 {folder}") from error
     recipients: dict[str, None] = {}
@@ -33,12 +33,21 @@ def faults(folder: Path) -> Sequence[ConfigurationError]:
         OSError: the folder cannot be listed.
     """
     faults = []
-    for path in files.visible(folder):
+    for path in _paths(folder):
         try:
             _read(path)
         except ConfigurationError as error:
             faults.append(error)
     return faults
+
+
+def _paths(folder: Path) -> list[Path]:
+    """List the files of recipients; an editor's backup (`carol.pub~`) may hold a key that was removed, and is none.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    return [path for path in files.visible(folder) if not path.name.endswith("~")]
 
 
 def _read(path: Path) -> str:

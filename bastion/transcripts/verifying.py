@@ -58,12 +58,14 @@ def verify(directory: Path, public_key: Path) -> list[Finding]:
         TranscriptError: there is no ledger, or it cannot be read.
     """
     verifier = load_verifier(public_key)
+    ledger = directory / ledgers.FILE
     try:
-        accounts, broken = _walk(directory / ledgers.FILE, verifier)
+        stamp = _stamp(ledger)
+        accounts, broken = _walk(ledger, verifier)
         judge = _Judge(directory, verifier)
         of_accounts = {uid: judge.judge(uid, account) for uid, account in accounts.of.items()}
         of_strangers = {path: judge.judge_stranger(path) for path in _strangers(directory, accounts)}
-        if judge.live:
+        if judge.live or _stamp(ledger) != stamp:  # the server stopped or started meanwhile
             _look_again(judge, of_accounts, of_strangers)
     except OSError as error:
         raise TranscriptError(
@@ -100,15 +102,16 @@ def verify_one(path: Path, directory: Path, public_key: Path) -> Finding:
         TranscriptError: there is no ledger, or it cannot be read.
     """
     verifier = load_verifier(public_key)
-    uid = uid_of(path)
+    uid, ledger = uid_of(path), directory / ledgers.FILE
     try:
         for _ in range(MAX_LOOKS):
+            stamp = _stamp(ledger)
             judge = _Judge(directory, verifier)
-            entries = ledgers.read_about(directory / ledgers.FILE, verifier, uid)
+            entries = ledgers.read_about(ledger, verifier, uid)
             account = read_accounts(entries, [uid]).of.get(uid)
             known = account is not None and judge.is_at(path, account)
             finding = judge.judge(uid, account) if account is not None and known else judge.judge_stranger(path)
-            if finding.is_sound or not judge.live:
+            if finding.is_sound or (not judge.live and _stamp(ledger) == stamp):
                 break
     except OSError as error:
         raise TranscriptError(
@@ -236,6 +239,16 @@ def _unclean(uid: str, words: str, proof: Proof | None) -> Finding:
 def _unreadable(uid: str, path: Path, error: OSError) -> Finding:
     name = Path(str(error.filename or path)).name
     return Finding(uid, "unproven", f"{name} cannot be read: {error.strerror}")
+
+
+def _stamp(ledger: Path) -> tuple[int, int]:
+    """Return what changes with every line that is appended: the inode and the size.
+
+    Raises:
+        OSError: there is no ledger, or it cannot be looked at.
+    """
+    status = ledger.stat()
+    return status.st_ino, status.st_size
 
 
 def _is_live(directory: Path) -> bool:

@@ -114,11 +114,12 @@ def test_host_key_that_is_no_key_is_refused(keyring: Keyring) -> None:
 
 
 def test_auditors_are_read_from_every_file(keyring: Keyring) -> None:
-    """Each line of each file is a recipient, once; comments and editors' hidden files are left out."""
+    """Each line of each file is a recipient, once; comments, editors' hidden files and their backups are left out."""
     folder = keyring.home / "auditors"
     (folder / "a").write_text("# ann\nage1aaa\n\n")
     (folder / "b.pub").write_text("ssh-ed25519 AAAA ben\nage1aaa\n")
     (folder / ".c.swp").write_text("age1ccc\n")
+    (folder / "b.pub~").write_text("age1removed\n")
     assert keyring.auditor_recipients() == ["age1aaa", "ssh-ed25519 AAAA ben"]
 
 

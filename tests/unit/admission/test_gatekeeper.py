@@ -105,3 +105,13 @@ def test_budget_of_all_is_the_end() -> None:
     assert not budget.allows("b")
     clock.moment += 0.1
     assert budget.allows("b")
+
+
+def test_E6_an_exempt_source_waits_with_any_number() -> None:
+    """`max_startups_per_source` is for sources of one client, not for a proxy's address."""
+    gatekeeper = keeper(Hands(), penalty_exempt=["192.0.2.0/24"], max_startups_per_source=2)
+    for _ in range(5):
+        inside(gatekeeper, "192.0.2.7")
+    inside(gatekeeper, "198.51.100.1")
+    inside(gatekeeper, "198.51.100.1")
+    assert arrive(gatekeeper, "198.51.100.1") == TOO_MANY

@@ -130,3 +130,13 @@ def test_table_stays_what_it_says(steps: list[tuple[str, bool]], seed: int) -> N
             table.release(startup)
         assert len(table) == len(inside) <= 12
         assert all(table.waiting(one) == list(inside.values()).count(one) <= 5 for one in "abcdef")
+
+
+def test_E6_shared_source_has_no_limit_of_its_own() -> None:
+    """Behind a load balancer silent connections keep nobody out: the oldest of them goes for each newcomer."""
+    room = Room(MaxStartups(20, 100, 20))
+    for number in range(20):
+        assert room.table.admit("10.0.0.1", lambda number=number: room.evicted.append(str(number)), is_shared=True)  # type: ignore[misc]
+    assert room.table.admit("10.0.0.1", lambda: room.evicted.append("last"), is_shared=True)
+    assert room.evicted == ["0"]
+    assert len(room.table) == 20

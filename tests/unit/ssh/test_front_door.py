@@ -176,9 +176,9 @@ async def test_B5_handshakes_beyond_the_budget_are_refused_before_they_cost_anyt
 async def test_E12_refused_client_reads_a_line_and_the_end(tmp_path: Path) -> None:
     """A client that has sent its identification meanwhile reads one line and a clean end, no reset (RFC 4253 §4.2)."""
     async with house_with(tmp_path, max_startups=1) as house:
-        _, silent = await call(house, "127.0.0.1")
+        _, silent = await call(house, "127.0.0.2")
         await until(lambda: waiting(house))
-        reader, writer = await call(house, "127.0.0.1")
+        reader, writer = await call(house, "127.0.0.2")
         writer.write(b"SSH-2.0-OpenSSH_10.0\r\n" + bytes(1024))
         async with asyncio.timeout(10):
             assert await reader.read() == b"Exceeded MaxStartups\r\n"
@@ -189,9 +189,9 @@ async def test_E12_refused_client_reads_a_line_and_the_end(tmp_path: Path) -> No
 async def test_refused_client_that_goes_on_sending_is_cut(tmp_path: Path) -> None:
     """What it may send before it is closed is bounded, and it holds its descriptor for a second at the longest."""
     async with house_with(tmp_path, max_startups=1) as house:
-        _, silent = await call(house, "127.0.0.1")
+        _, silent = await call(house, "127.0.0.2")
         await until(lambda: waiting(house))
-        reader, writer = await call(house, "127.0.0.1")
+        reader, writer = await call(house, "127.0.0.2")
         assert await reader.readline() == b"Exceeded MaxStartups\r\n"
 
         async def send() -> None:
