@@ -1,8 +1,10 @@
 """Every manipulation of transcripts, signatures and ledger is named by somebody who holds no auditor's key."""
 
 import asyncio
+import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +12,9 @@ import pytest
 
 from bastion.errors import TranscriptError
 from bastion.model import STDOUT, Data, Exit
-from bastion.transcripts import Ledger, Signer, generate_signing_key, verify
-from bastion.transcripts.signing import COMPLETE, file_digest
-from tests.unit.transcripts.recorded_place import Opener, Place, record
+from bastion.transcripts import Ledger, Signer, generate_signing_key, verify, verifying
+from bastion.transcripts.signing import COMPLETE, Verifier, file_digest
+from tests.unit.transcripts.recorded_place import TARGET, Opener, Place, fail_loudly, record, request, session, until
 
 
 async def two_sessions(opener: Opener) -> None:
@@ -164,3 +166,45 @@ def test_no_ledger_is_an_error(place: Place) -> None:
     """A directory without a ledger cannot be verified, and that is said."""
     with pytest.raises(TranscriptError):
         verify(place.root, place.public_key)
+
+
+@pytest.mark.parametrize("event", ["stops", "starts"])
+async def test_a_server_that_stops_or_starts_meanwhile_is_accused_of_nothing(
+    place: Place, opener: Opener, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    """What was closed, or opened, after the ledger was walked is looked at again by the ledger as it is then."""
+    walked, resumed = threading.Event(), threading.Event()
+    walk = verifying._walk  # noqa: SLF001 - the moment between the ledger and the files has no other name
+
+    def walk_and_wait(path: Path, verifier: Verifier) -> object:
+        result = walk(path, verifier)
+        walked.set()
+        assert resumed.wait(30)
+        return result
+
+    monkeypatch.setattr(verifying, "_walk", walk_and_wait)
+    await two_sessions(opener)
+    transcripts = opener()
+    async with contextlib.AsyncExitStack() as running:
+        if event == "stops":
+            await transcripts.start()
+            recorder = await running.enter_async_context(
+                transcripts.open(session("c"), request("c"), TARGET, on_failure=fail_loudly)
+            )
+            await recorder.record(Data(STDOUT, b"c"))
+            ledger = place.directory / "ledger.jsonl"
+            await until(lambda: b'"checkpoint"' in ledger.read_bytes().splitlines()[-1])
+        task = asyncio.create_task(asyncio.to_thread(verify, place.directory, place.public_key))
+        await until(walked.is_set)
+        if event == "starts":
+            await transcripts.start()
+            recorder = await running.enter_async_context(
+                transcripts.open(session("c"), request("c"), TARGET, on_failure=fail_loudly)
+            )
+            await recorder.record(Data(STDOUT, b"c"))
+        else:
+            await running.aclose()
+            await transcripts.close()
+        resumed.set()
+        assert [finding for finding in await task if not finding.is_sound] == []
+    await transcripts.close()
