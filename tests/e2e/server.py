@@ -237,12 +237,17 @@ listen = "unix:{folder}/api.sock"
             answer = client.get("http://bastion/readyz", timeout=30)
             return answer.status_code, str(answer.json().get("error", ""))
 
-    def last_uid(self, seconds: float = 20) -> str:
-        """Return the uid of the session that ended last, when none is live any more."""
+    def last_uid(self, seconds: float = 20, user: str | None = None) -> str:
+        """Return the uid of the session that ended last, of anybody or of one user, when none is live any more.
+
+        A session that ended earlier may be cleaned up later: a test behind other users' sessions names its own user.
+        """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if not self.sessions() and (lines := self.events("session")):
-                return str(lines[-1]["uid"])
+            if not self.sessions():  # first: a session that is still cleaned up has no line yet
+                lines = [line for line in self.events("session") if user in {None, line["user"]}]
+                if lines:
+                    return str(lines[-1]["uid"])
             time.sleep(0.05)
         raise AssertionError("sessions are still live")
 

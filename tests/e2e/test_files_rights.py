@@ -75,7 +75,7 @@ def test_inside_its_paths_a_role_reads(files: Bastion, service: str, tree: str, 
     assert done.returncode == 0, done.stderr.decode()
     assert b"/app/log\n" in done.stdout
     assert b"/app/log/app.log" in done.stdout
-    uid = files.last_uid()
+    uid = files.last_uid(user="bob")
     told = files.ssh("sha256sum /app/log/app.log", name=tree).stdout.split()[0].decode()
     reads = [fact for fact in operations(files, uid) if fact["operation"] == "read"]
     assert [fact["sha256"] for fact in reads][:2] == [told, told]
@@ -115,7 +115,7 @@ def test_outside_its_paths_a_role_does_nothing(files: Bastion, service: str, tre
     assert done.returncode == 1
     assert b"ermission denied" in done.stderr
     assert not (files.folder / "secret").exists()
-    denied = [fact["result"] for fact in operations(files, files.last_uid())]
+    denied = [fact["result"] for fact in operations(files, files.last_uid(user="bob"))]
     assert "permission denied" in denied
     left = files.ssh("cd /app/log; echo *; cat /app/secret; ls -l app.log", name=tree).stdout
     assert left.startswith(b"app.log in old out\nsecret\n-rw-r--r--")

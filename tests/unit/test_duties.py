@@ -143,7 +143,7 @@ async def test_what_is_open_is_counted(url: str) -> None:
     async with node(url) as sessions:
         await sessions.duties.add(DUTY)
         assert (await open_duties(url))[0] == 0
-        await left_by_a_dead_node(url, replace(DUTY, uid="fedcba9876543210"))
+        await left_by_a_dead_node(url, replace(DUTY, uid="fedcba9876543210", created_at=now()))
         count, oldest = await open_duties(url)
         assert count == 1
         assert oldest is not None
